@@ -1,0 +1,1 @@
+"""Numba kernels for CPU cores; `initium.kernels.cpu.fill` is their only entry."""

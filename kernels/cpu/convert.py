@@ -1,0 +1,80 @@
+"""From float32 to the narrow dtypes, to nearest even, by integers and one exact float32 addition.
+
+Hardware conversions are not used: VCVTNEPS2BF16 flushes subnormals, and float8 has none on a CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from initium.kernels.cpu.jit import TagType, chosen_by_tag, inline
+from initium.kernels.cpu.lanes import bits_of, float_of, narrow, select
+
+__all__ = ["convert"]
+
+
+def convert(dtype: Any, x: Any) -> Any:
+    """Return `x` in the bits of the dtype whose `Tag` is given; `x` must be within its range."""
+    raise NotImplementedError
+
+
+def _small_float(mantissa: int, least_exponent: int) -> Any:
+    """Make the conversion to sign, exponent and `mantissa` bits; normal from 2**least_exponent up."""
+    shift = np.uint32(23 - mantissa)
+    half = np.uint32((1 << (22 - mantissa)) - 1)
+    rebias = np.uint32((least_exponent + 126) << 23)
+    smallest_normal = np.uint32((least_exponent + 127) << 23)
+    # Adding this power of two leaves a subnormal's integer, rounded to nearest even, in the low bits.
+    magic_bits = np.uint32((least_exponent - mantissa + 23 + 127) << 23)
+    magic = np.uint32(magic_bits).view(np.float32)
+    sign_shift = np.uint32(31 - (7 if mantissa < 7 else 15))
+    magnitude_mask, sign_mask, one = np.uint32(0x7FFFFFFF), np.uint32(0x80000000), np.uint32(1)
+    return shift, half, rebias, smallest_normal, magic_bits, magic, sign_shift, magnitude_mask, sign_mask, one
+
+
+def _make(mantissa: int, least_exponent: int) -> Any:
+    (shift, half, rebias, smallest_normal, magic_bits, magic, sign_shift, magnitude_mask, sign_mask, one) = (
+        _small_float(mantissa, least_exponent)
+    )
+
+    @inline
+    def small_float(x: Any) -> Any:
+        bits = bits_of(x)
+        magnitude = bits & magnitude_mask
+        rounded = (magnitude - rebias + half + ((magnitude >> shift) & one)) >> shift
+        subnormal = bits_of(float_of(magnitude) + magic) - magic_bits
+        kept = select(magnitude < smallest_normal, subnormal, rounded)
+        return kept | ((bits & sign_mask) >> sign_shift)
+
+    return small_float
+
+
+_float16 = _make(10, -14)
+_float8_e4m3fn = _make(3, -6)
+_float8_e5m2 = _make(2, -14)
+
+
+@inline
+def _bfloat16(x: Any) -> Any:
+    # The exponent range of float32: rounding needs no subnormal case.
+    bits = bits_of(x)
+    return (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+
+
+@chosen_by_tag(convert)
+def _convert(dtype: Any, x: Any) -> Any:
+    if not isinstance(dtype, TagType):
+        return None
+    return _CONVERSIONS[dtype.label]
+
+
+_CONVERSIONS: dict[str, Any] = {
+    "float32": lambda dtype, x: x,
+    "float64": lambda dtype, x: x,
+    "bfloat16": lambda dtype, x: narrow(_bfloat16(x), 16),
+    "float16": lambda dtype, x: narrow(_float16(x), 16),
+    "float8_e4m3fn": lambda dtype, x: narrow(_float8_e4m3fn(x), 8),
+    "float8_e5m2": lambda dtype, x: narrow(_float8_e5m2(x), 8),
+}

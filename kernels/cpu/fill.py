@@ -1,0 +1,252 @@
+"""The tiles of all jobs as one work list: claim a tile, walk its runs, draw and store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from initium.kernels import constants, parameters
+from initium.kernels.cpu.convert import convert
+from initium.kernels.cpu.jit import LANES, Tag, TagType, chosen_by_tag, inline, parallel_entry
+from initium.kernels.cpu.lanes import claim, constant, copy_item, select, stack_buffer, store, to_float32
+from initium.kernels.cpu.normal import bounded_normal64, central_normal32, normal32
+from initium.kernels.cpu.philox import philox_words
+from initium.kernels.cpu.uniform import uniform32, uniform64
+
+__all__ = ["TAGS", "run"]
+
+_TILE = constants.TILE
+_LOW, _HIGH = parameters.LOW, parameters.HIGH
+_ITEMSIZE = {
+    **{"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1},
+    # What constants write: a bit pattern.
+    **{"bits8": 1, "bits16": 2, "bits32": 4, "bits64": 8},
+}
+#: Kinds and outputs (dtypes, and for constants the widths of bit patterns), as `run` takes them.
+TAGS = {name: Tag(name) for name in (*constants.KINDS, *_ITEMSIZE)}
+
+# float64 lanes of a bounded normal keep many values alive: fewer blocks at once avoid spills.
+_BOUNDED_LANES = max(2, LANES // 4)
+_BUFFER_BYTES = LANES * constants.WORDS_PER_BLOCK * 8
+
+
+@inline
+def _clamp(x: Any, low: Any, high: Any) -> Any:
+    x = select(x < low, low, x)
+    return select(x > high, high, x)
+
+
+@inline
+def _round_clamped(output: Any, x: Any, p: Any) -> Any:
+    return convert(output, _clamp(x, p[_LOW], p[_HIGH]))
+
+
+def _round_bounded(output: Any, x: Any, p: Any) -> Any:
+    """Keep float64 values in their interval and round them to the output's bits."""
+    raise NotImplementedError
+
+
+@chosen_by_tag(_round_bounded)
+def _choose_round_bounded(output: Any, x: Any, p: Any) -> Any:
+    if output.label == "float64":
+        return lambda output, x, p: _clamp(x, p[_LOW], p[_HIGH])
+    return lambda output, x, p: convert(output, to_float32(_clamp(x, p[_LOW], p[_HIGH])))
+
+
+def _sampler32(sample: Callable[..., Any], output: str) -> Callable[..., Any]:
+    if output == "float32":
+        # The planner has shown that scale and offset keep float32 inside its interval.
+        return lambda kind, output, block, stream, key, split, p: sample(
+            philox_words(block, LANES, stream, key), p
+        )
+    return lambda kind, output, block, stream, key, split, p: _round_clamped(
+        output, sample(philox_words(block, LANES, stream, key), p), p
+    )
+
+
+def _draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, split: Any, p: Any) -> Any:
+    """Return the values of the blocks from `block` on, as lanes of the output's bits."""
+    raise NotImplementedError
+
+
+@chosen_by_tag(_draw)
+def _choose_draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, split: Any, p: Any) -> Any:
+    if not (isinstance(kind, TagType) and isinstance(output, TagType)):
+        return None
+    if kind.label == constants.CONSTANT:
+        width, count = 8 * _ITEMSIZE[output.label], LANES * constants.WORDS_PER_BLOCK
+        return lambda kind, output, block, stream, key, split, p: constant(split, width, count)
+    if kind.label == constants.UNIFORM and output.label == "float64":
+        return lambda kind, output, block, stream, key, split, p: uniform64(
+            philox_words(block, LANES, stream, key), p
+        )
+    if kind.label == constants.BOUNDED_NORMAL:
+        return lambda kind, output, block, stream, key, split, p: _round_bounded(
+            output,
+            bounded_normal64(output, philox_words(block, _BOUNDED_LANES, stream, key), split, p),
+            p,
+        )
+    samplers = {
+        constants.UNIFORM: uniform32,
+        constants.NORMAL: normal32,
+        constants.CENTRAL_NORMAL: central_normal32,
+    }
+    return _sampler32(samplers[kind.label], output.label)
+
+
+def _layout(kind: Any, output: Any) -> Any:
+    """Return (values of a group, values of a block, bytes of a value), known when compiled."""
+    raise NotImplementedError
+
+
+@chosen_by_tag(_layout)
+def _choose_layout(kind: Any, output: Any) -> Any:
+    blocks = _BOUNDED_LANES if kind.label == constants.BOUNDED_NORMAL else LANES
+    per_block = constants.WORDS_PER_BLOCK // (2 if output.label == "float64" else 1)
+    size = _ITEMSIZE[output.label]
+    group = blocks * per_block
+    return lambda kind, output: (group, per_block, size)
+
+
+def _copy(output: Any, target: Any, source: Any) -> None:
+    """Copy one value between addresses."""
+    raise NotImplementedError
+
+
+@chosen_by_tag(_copy)
+def _choose_copy(output: Any, target: Any, source: Any) -> Any:
+    size = _ITEMSIZE[output.label]
+    return lambda output, target, source: copy_item(target, source, size)
+
+
+def _load(kind: Any, output: Any, job: Any) -> Any:
+    """Return a job's parameters as a tuple in the precision of the arithmetic."""
+    raise NotImplementedError
+
+
+@chosen_by_tag(_load)
+def _choose_load(kind: Any, output: Any, job: Any) -> Any:
+    if kind.label == constants.BOUNDED_NORMAL or output.label == "float64":
+        return lambda kind, output, job: _parameters(job, np.float64)
+    return lambda kind, output, job: _parameters(job, np.float32)
+
+
+@inline
+def _parameters(job: Any, real: Any) -> Any:
+    p = job.parameters
+    return (
+        *(real(p[0]), real(p[1]), real(p[2]), real(p[3])),
+        *(real(p[4]), real(p[5]), real(p[6]), real(p[7])),
+        *(real(p[8]), real(p[9]), real(p[10]), real(p[11])),
+        *(real(p[12]), real(p[13]), real(p[14]), real(p[15])),
+    )
+
+
+@inline
+def _draw_run(
+    kind: Any,
+    output: Any,
+    address: Any,
+    step: Any,
+    index: Any,
+    count: Any,
+    job: Any,
+    key: Any,
+    p: Any,
+    buffer: Any,
+) -> None:
+    """Write `count` values of consecutive global indices from `index` on, `step` bytes apart."""
+    group, per_block, size = _layout(kind, output)
+    stream, split = job.stream, job.split
+    block = index // np.uint64(per_block)
+    skip = np.int64(index % np.uint64(per_block))
+    contiguous = step == size
+    while count > 0:
+        if contiguous and skip == 0 and count >= group:
+            full = count // group
+            for _ in range(full):
+                store(address, _draw(kind, output, block, stream, key, split, p))
+                address += np.uint64(group * size)
+                block += np.uint64(group // per_block)
+            count -= full * group
+        else:
+            # A ragged end or a strided target: draw a whole group aside and copy what is wanted.
+            store(buffer, _draw(kind, output, block, stream, key, split, p))
+            wanted = min(count, group - skip)
+            for i in range(wanted):
+                _copy(output, address + np.uint64(i * step), buffer + np.uint64((skip + i) * size))
+            address += np.uint64(wanted * step)
+            block += np.uint64(group // per_block)
+            count -= wanted
+            skip = 0
+
+
+@inline
+def _draw_tile(kind: Any, output: Any, job: Any, tile: Any, key: Any, p: Any, buffer: Any) -> None:
+    """Walk the tile's part of the box in row-major order, one run of its innermost axis after another."""
+    first = tile * _TILE
+    left = min(job.count - first, _TILE)
+    extent, index_step, byte_step = job.extent, job.index_step, job.byte_step
+    i3, row = first % extent[3], first // extent[3]
+    i2, row = row % extent[2], row // extent[2]
+    i1, i0 = row % extent[1], row // extent[1]
+    while left > 0:
+        index = i0 * index_step[0] + i1 * index_step[1] + i2 * index_step[2] + i3
+        offset = i0 * byte_step[0] + i1 * byte_step[1] + i2 * byte_step[2] + i3 * byte_step[3]
+        count = min(extent[3] - i3, left)
+        _draw_run(
+            kind,
+            output,
+            job.address + np.uint64(offset),
+            byte_step[3],
+            job.start + np.uint64(index),
+            count,
+            job,
+            key,
+            p,
+            buffer,
+        )
+        left -= count
+        i3 = 0
+        i2 += 1
+        if i2 == extent[2]:
+            i2 = 0
+            i1 += 1
+            if i1 == extent[1]:
+                i1 = 0
+                i0 += 1
+
+
+@parallel_entry
+def run(jobs: Any, tiles: Any, counter: Any, key: Any, kind: Any, output: Any) -> None:
+    """Draw tiles until none is left; every thread of a call runs this over the same counter.
+
+    Parameters
+    ----------
+    jobs
+        Rows of `constants.JOB`, in the order of their first tiles.
+    tiles
+        Number of tiles of all jobs.
+    counter
+        Address of the int64 that counts the tiles claimed.
+    key
+        Philox key: the seed.
+    kind, output
+        The `Tag` of the kind of all jobs, and of what they write.
+    """
+    buffer = stack_buffer(_BUFFER_BYTES)
+    current = -1
+    p = _load(kind, output, jobs[0])
+    while True:
+        tile = claim(counter)
+        if tile >= tiles:
+            break
+        if current < 0 or (current + 1 < len(jobs) and jobs[current + 1].tile <= tile):
+            current += 1
+            while current + 1 < len(jobs) and jobs[current + 1].tile <= tile:
+                current += 1
+            p = _load(kind, output, jobs[current])
+        job = jobs[current]
+        _draw_tile(kind, output, job, tile - job.tile, key, p, buffer)

@@ -1,0 +1,95 @@
+"""Normal distributions, one word a value: bits to (x, h), the quantile, the affine map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from initium.kernels import parameters as P
+from initium.kernels.cpu.jit import chosen_by_tag, inline
+from initium.kernels.cpu.lanes import (
+    bits_of,
+    float_of,
+    fma,
+    pair_words,
+    select,
+    signed_to_float,
+    splat,
+    unsigned_to_float,
+    widen,
+)
+from initium.kernels.cpu.quantile import central_quantile32, quantile32, quantile64
+
+__all__ = ["bounded_normal64", "central_normal32", "normal32"]
+
+# --- symmetric, float32: a sign bit and a 31-bit magnitude ------------------------------------------------
+
+_MAGNITUDE = np.uint32(0x7FFFFFFF)
+_SIGN = np.uint32(0x80000000)
+
+
+@inline
+def _centre_and_tail(words: Any, p: Any) -> Any:
+    """Return (x, h) of the magnitude, each from its own integer, so that both ends are precise."""
+    magnitude = words & _MAGNITUDE
+    x = fma(signed_to_float(magnitude), p[P.X_STEP], p[P.X_START])
+    h = fma(signed_to_float(magnitude ^ _MAGNITUDE), p[P.H_STEP], p[P.H_START])
+    return x, h
+
+
+@inline
+def _place(words: Any, z: Any, p: Any) -> Any:
+    """Give z the sign bit of the word, the scale and the offset."""
+    return fma(float_of(bits_of(z) | (words & _SIGN)), p[P.SCALE], p[P.OFFSET])
+
+
+@inline
+def central_normal32(words: Any, p: Any) -> Any:
+    """Draw normals truncated symmetrically within 2 sigmas."""
+    x, h = _centre_and_tail(words, p)
+    return _place(words, central_quantile32(x, h), p)
+
+
+@inline
+def normal32(words: Any, p: Any) -> Any:
+    """Draw normals truncated symmetrically anywhere or not at all."""
+    x, h = _centre_and_tail(words, p)
+    return _place(words, quantile32(x, h), p)
+
+
+# --- any bounds, float64: the words up to `split` lie above the mean, the others below --------------------
+
+
+def _full_words(output: Any, words: Any) -> Any:
+    """Return (64-bit lanes, the largest of them): pairs of words for float64, single words else."""
+    raise NotImplementedError
+
+
+@chosen_by_tag(_full_words)
+def _choose_full_words(output: Any, words: Any) -> Any:
+    if output.label == "float64":
+        last = np.uint64(2**64 - 1)
+        return lambda output, words: (pair_words(words), last)
+    last32 = np.uint64(2**32 - 1)
+    return lambda output, words: (widen(words), last32)
+
+
+@inline
+def bounded_normal64(output: Any, words: Any, split: Any, p: Any) -> Any:
+    """Draw normals between any two bounds, in float64."""
+    w, last = _full_words(output, words)
+    above = w <= split
+    magnitude = unsigned_to_float(select(above, w, w - (split + np.uint64(1))))
+    complement = unsigned_to_float(select(above, splat(split, w), last) - w)
+    # One side's parameter or the other's, lane by lane.
+    positive, negative = p[P.POSITIVE : P.NEGATIVE], p[P.NEGATIVE : P.END]
+    x_step = select(above, splat(positive[P.SIDE_X_STEP], magnitude), negative[P.SIDE_X_STEP])
+    x_start = select(above, splat(positive[P.SIDE_X_START], magnitude), negative[P.SIDE_X_START])
+    ratio_step = select(above, splat(positive[P.SIDE_RATIO_STEP], magnitude), negative[P.SIDE_RATIO_STEP])
+    ratio_start = select(above, splat(positive[P.SIDE_RATIO_START], magnitude), negative[P.SIDE_RATIO_START])
+    h_reference = select(above, splat(positive[P.SIDE_H_REFERENCE], magnitude), negative[P.SIDE_H_REFERENCE])
+    w_reference = select(above, splat(positive[P.SIDE_W_REFERENCE], magnitude), negative[P.SIDE_W_REFERENCE])
+    ratio = fma(complement, ratio_step, ratio_start)
+    z = quantile64(fma(magnitude, x_step, x_start), ratio * h_reference, ratio, w_reference)
+    return fma(select(above, z, -z), p[P.SCALE], p[P.OFFSET])

@@ -1,0 +1,28 @@
+"""Bits to real, and the uniform distribution: signed odd integers, exact in the float type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from initium.kernels.cpu.jit import inline
+from initium.kernels.cpu.lanes import fma, pair_words, signed_to_float
+
+__all__ = ["uniform32", "uniform64"]
+
+# The kept high bits, and the bit that makes the integer odd (in units of itself).
+_KEEP32, _ODD32 = np.uint32(0xFFFFFF00), np.uint32(0x80)
+_KEEP64, _ODD64 = np.uint64(0xFFFFFFFFFFFFF800), np.uint64(0x400)
+
+
+@inline
+def uniform32(words: Any, p: Any) -> Any:
+    """Return ``(int32(word) >> 7 | 1) * 2**7 * p[0] + p[1]`` in float32, one rounding."""
+    return fma(signed_to_float((words & _KEEP32) | _ODD32), p[0], p[1])
+
+
+@inline
+def uniform64(words: Any, p: Any) -> Any:
+    """Return ``(int64(words) >> 10 | 1) * 2**10 * p[0] + p[1]`` in float64, one rounding."""
+    return fma(signed_to_float((pair_words(words) & _KEEP64) | _ODD64), p[0], p[1])

@@ -1,0 +1,70 @@
+"""One job after another, one tile after another: the statement of what a job table means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initium.kernels import constants, parameters
+from initium.kernels.reference.normal import bounded_normal64, central_normal32, normal32
+from initium.kernels.reference.philox import philox_words
+from initium.kernels.reference.uniform import uniform32, uniform64
+
+__all__ = ["draw", "fill_job"]
+
+_SAMPLERS = {
+    constants.UNIFORM: uniform32,
+    constants.NORMAL: normal32,
+    constants.CENTRAL_NORMAL: central_normal32,
+}
+
+
+def draw(
+    kind: str,
+    dtype: np.dtype[Any],
+    index: NDArray[np.uint64],
+    stream: int,
+    seed: int,
+    split: int,
+    p: NDArray[Any],
+) -> NDArray[Any]:
+    """Return the values at global indices `index` (1-D), in `dtype`."""
+    if kind == constants.CONSTANT:
+        pattern = np.full(index.shape, split, np.uint64).astype(f"u{dtype.itemsize}")
+        return pattern.view(dtype)
+    if dtype == np.float64:
+        words = philox_words(np.stack([2 * index, 2 * index + np.uint64(1)], axis=-1), stream, seed)
+        wide = words[..., 0].astype(np.uint64) | (words[..., 1].astype(np.uint64) << np.uint64(32))
+        value = uniform64(wide, p) if kind == constants.UNIFORM else bounded_normal64(wide, split, p)
+        return np.clip(value, p[parameters.LOW], p[parameters.HIGH])
+    words = philox_words(index, stream, seed)
+    if kind == constants.BOUNDED_NORMAL:
+        value = np.clip(bounded_normal64(words, split, p), p[parameters.LOW], p[parameters.HIGH])
+        return value.astype(np.float32).astype(dtype)
+    single = _SAMPLERS[kind](words, p)
+    if dtype == np.float32:
+        return single
+    low, high = np.float32(p[parameters.LOW]), np.float32(p[parameters.HIGH])
+    return np.clip(single, low, high).astype(dtype)
+
+
+def fill_job(job: Any, destination: NDArray[Any], kind: str, seed: int) -> None:
+    """Fill `destination`, the box of one row of `constants.JOB` as an array of its extents."""
+    extent = [int(n) for n in job["extent"]]
+    steps = [int(s) for s in job["index_step"]]
+    for row in np.ndindex(*extent[:-1]):
+        start = int(job["start"]) + sum(i * s for i, s in zip(row, steps[:-1], strict=True))
+        for first in range(0, extent[-1], constants.TILE):
+            count = min(constants.TILE, extent[-1] - first)
+            index = np.arange(count, dtype=np.uint64) + np.uint64(start + first)
+            destination[row][first : first + count] = draw(
+                kind,
+                destination.dtype,
+                index,
+                int(job["stream"]),
+                seed,
+                int(job["split"]),
+                job["parameters"],
+            )

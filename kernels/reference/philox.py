@@ -1,0 +1,58 @@
+"""Bits: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011), whole blocks at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initium.kernels import constants
+
+__all__ = ["philox4x32", "philox_words"]
+
+_WORD = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_M0, _M1 = np.uint64(constants.PHILOX_M0), np.uint64(constants.PHILOX_M1)
+
+
+def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return the blocks of some counters.
+
+    Parameters
+    ----------
+    counter
+        Shape (n, 4).
+    key
+        Shape (2,).
+
+    Returns
+    -------
+    ndarray of uint32, shape (n, 4)
+    """
+    c0, c1, c2, c3 = (counter[:, i].astype(np.uint64) for i in range(4))
+    k0, k1 = int(key[0]), int(key[1])
+    for _ in range(constants.PHILOX_ROUNDS):
+        p0, p1 = c0 * _M0, c2 * _M1
+        c0, c1, c2, c3 = (
+            (p1 >> _HALF) ^ c1 ^ np.uint64(k0),
+            p1 & _WORD,
+            (p0 >> _HALF) ^ c3 ^ np.uint64(k1),
+            p0 & _WORD,
+        )
+        k0, k1 = (k0 + constants.PHILOX_W0) % 2**32, (k1 + constants.PHILOX_W1) % 2**32
+    return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
+
+
+def philox_words(index: NDArray[np.uint64], stream: int, seed: int) -> NDArray[np.uint32]:
+    """Return word ``i % 4`` of block ``i // 4`` of a stream, for each 64-bit index i.
+
+    Counter = (block low, block high, stream low, stream high), key = (seed low, seed high).
+    """
+    block, place = np.divmod(index.astype(np.uint64), np.uint64(constants.WORDS_PER_BLOCK))
+    blocks, where = np.unique(block, return_inverse=True)
+    counter = np.empty((blocks.size, 4), np.uint32)
+    counter[:, 0], counter[:, 1] = blocks & _WORD, blocks >> _HALF
+    counter[:, 2], counter[:, 3] = stream % 2**32, stream >> 32
+    words: Any = philox4x32(counter, np.array([seed % 2**32, seed >> 32], np.uint32))
+    return words[where.reshape(block.shape), place.astype(np.intp)]  # type: ignore[no-any-return]

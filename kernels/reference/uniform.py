@@ -1,0 +1,25 @@
+"""Bits to real, and the uniform distribution: signed odd integers, exact in the float type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initium.kernels import parameters as P
+from initium.kernels.reference.arithmetic import fma
+
+__all__ = ["uniform32", "uniform64"]
+
+
+def uniform32(words: NDArray[np.uint32], p: NDArray[np.float64]) -> NDArray[Any]:
+    """Return ``(int32(word) >> 7 | 1) * 2**7 * scale + offset`` in float32, one rounding."""
+    odd = ((words.view(np.int32) >> 7) | 1) << 7
+    return fma(odd.astype(np.float32), np.float32(p[P.SCALE]), np.float32(p[P.OFFSET]))
+
+
+def uniform64(words: NDArray[np.uint64], p: NDArray[np.float64]) -> NDArray[Any]:
+    """Return ``(int64(word) >> 10 | 1) * 2**10 * scale + offset`` in float64, one rounding."""
+    odd = ((words.view(np.int64) >> 10) | 1) << 10
+    return fma(odd.astype(np.float64), np.float64(p[P.SCALE]), np.float64(p[P.OFFSET]))

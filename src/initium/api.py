@@ -1,0 +1,189 @@
+"""One tensor at a time: bits, and the basic distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initium import boxes, dtypes, initializers
+from initium.backends import backend_for, check_device
+from initium.checks import check_count, check_seed, check_shape
+from initium.destinations import Destination, allocate, destination_of
+from initium.dtypes import DType
+from initium.plan import Job, plan
+from initium.streams import stream_id
+
+__all__ = ["bits", "initialize", "normal", "truncated_normal", "uniform"]
+
+
+def bits(count: int, *, seed: int, name: str, start: int = 0) -> NDArray[np.uint32]:
+    """Return words of a tensor's Philox4x32-10 stream.
+
+    Parameters
+    ----------
+    count
+        Number of words.
+    seed
+        Key, in [0, 2**64).
+    name
+        The tensor's name, which chooses the stream.
+    start
+        Index of the first word; word i is word ``i % 4`` of block ``i // 4``.
+
+    Returns
+    -------
+    ndarray of uint32, shape (count,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments of a wrong type or out of range.
+    """
+    from initium.kernels.reference.philox import philox_words
+
+    first, number = check_count("start", start), check_count("count", count)
+    if first + number > 1 << 66:
+        raise ValueError(f"start={first} and count={number} leave the stream; it has 2**66 words")
+    return philox_words(
+        np.arange(number, dtype=np.uint64) + np.uint64(first), stream_id(name), check_seed(seed)
+    )
+
+
+def initialize(
+    initializer: initializers.Initializer,
+    shape: int | Sequence[int],
+    *,
+    seed: int,
+    name: str = "",
+    dtype: Any = None,
+    device: str = "cpu",
+    box: Any = None,
+    out: Any = None,
+    backend: str | None = None,
+    threads: int | None = None,
+) -> Any:
+    """Draw one tensor, or a box of it.
+
+    Parameters
+    ----------
+    initializer
+        Any initializer, such as ``initium.he_normal()``.
+    shape
+        The **global** shape of the tensor.
+    seed
+        In [0, 2**64).
+    name
+        The tensor's name; tensors of different names are independent.
+    dtype
+        One of initium's dtypes; that of `out`, or float32, by default.
+    device
+        Where to allocate if `out` is not given.
+    box
+        Tuple of slices into the global shape; only that part is made.
+    out
+        Writable array of the box's shape, of any strides, that is filled in place.
+    backend
+        ``"numba"`` or ``"numpy"``; the fastest of the device by default.
+    threads
+        Number of CPU threads; all available cores by default. Never changes a value.
+
+    Returns
+    -------
+    ndarray
+        `out`, or a new array of the box's shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For bad arguments, before anything is written.
+    """
+    if not isinstance(initializer, initializers.Initializer):
+        raise TypeError(f"initializer={initializer!r} has no resolve(shape); expected an initializer")
+    whole = check_shape(shape)
+    part = boxes.box_of(whole, box)
+    fill = initializer.resolve(whole)
+    stream, seed = stream_id(name), check_seed(seed)
+    target = _target(part.shape, dtype, device, out)
+    chosen = backend_for([target.device], backend)
+    chosen.fill(plan([Job(stream, fill, part, target)], seed), threads, None)
+    return target.owner
+
+
+def _target(shape: tuple[int, ...], dtype: Any, device: str, out: Any) -> Destination:
+    if out is None:
+        check_device(device)
+        return destination_of(allocate(shape, dtypes.lookup("float32" if dtype is None else dtype)))
+    target = destination_of(out)
+    if target.shape != shape:
+        raise ValueError(f"out has shape {target.shape}; expected {shape}")
+    wanted: DType = target.dtype if dtype is None else dtypes.lookup(dtype)
+    if wanted != target.dtype:
+        raise ValueError(f"out has dtype {target.dtype}; expected {wanted} as dtype says")
+    return target
+
+
+def uniform(
+    shape: int | Sequence[int],
+    low: float = 0.0,
+    high: float = 1.0,
+    *,
+    seed: int,
+    name: str = "",
+    **options: Any,
+) -> Any:
+    """Draw a tensor uniform on [low, high); see `initialize` for the options.
+
+    No value lies outside of the interval in the destination dtype, not even after rounding.
+    """
+    return initialize(initializers.Uniform(low, high), shape, seed=seed, name=name, **options)
+
+
+def normal(
+    shape: int | Sequence[int],
+    mean: float = 0.0,
+    std: float = 1.0,
+    *,
+    seed: int,
+    name: str = "",
+    **options: Any,
+) -> Any:
+    """Draw a normal tensor of mean `mean` and standard deviation `std`; see `initialize` for the options.
+
+    Each value is the normal quantile of its own word: a sign bit and a 31-bit magnitude (63-bit for
+    float64), so that tails reach 6.3 sigmas (9.2).
+    """
+    return initialize(initializers.Normal(mean, std), shape, seed=seed, name=name, **options)
+
+
+def truncated_normal(
+    shape: int | Sequence[int],
+    mean: float = 0.0,
+    std: float = 1.0,
+    lower: float = -2.0,
+    upper: float = 2.0,
+    *,
+    seed: int,
+    name: str = "",
+    **options: Any,
+) -> Any:
+    """Draw a normal tensor conditioned on [mean + lower std, mean + upper std]; see `initialize`.
+
+    Parameters
+    ----------
+    shape
+        The global shape.
+    mean, std
+        Of the normal before truncation.
+    lower, upper
+        Bounds in units of `std` from `mean`; infinite ones leave that side open. Far tails such as
+        (5.25, inf) are exact.
+    seed, name
+        See `initialize`.
+    **options
+        See `initialize`.
+    """
+    initializer = initializers.TruncatedNormal(mean, std, lower, upper)
+    return initialize(initializer, shape, seed=seed, name=name, **options)

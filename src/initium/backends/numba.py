@@ -1,0 +1,115 @@
+"""The CPU backend: Numba kernels without the GIL, in threads of our own.
+
+Numba's own threading layers either abort when two Python threads enter them at once or do not survive
+fork; plain threads over one counter of tiles do both, and finish together however uneven the tiles.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initium.backends import Backend, Progress
+from initium.checks import check_count
+from initium.kernels.cpu.fill import TAGS, run
+from initium.plan import Plan, Table
+
+__all__ = ["BACKEND"]
+
+_POLL_SECONDS = 0.05
+# A thread is worth its start only from about this many tiles on.
+_TILES_PER_THREAD = 2
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Pool:
+    """The worker threads of this process: as many as were ever asked for, started once, anew after fork."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+        self._size = 0
+
+    def start(self, work: Callable[[], None], workers: int) -> list[Future[None]]:
+        with self._lock:
+            if self._executor is None or self._size < workers:
+                if self._executor is not None:
+                    self._executor.shutdown(wait=False)  # what runs there goes on to its end
+                self._executor = ThreadPoolExecutor(workers, "initium")
+                self._size = workers
+            return [self._executor.submit(work) for _ in range(workers)]
+
+
+_pool = _Pool()
+
+
+def _reset_after_fork() -> None:
+    global _pool  # a child has none of its parent's threads
+    _pool = _Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
+
+
+
+
+def _draw(table: Table, counter: NDArray[np.int64], key: int) -> None:
+    run(table.rows, table.tiles, np.uint64(counter.ctypes.data), np.uint64(key), TAGS[table.kind], TAGS[table.output])
+
+
+def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
+    wanted = _available_cores() if threads is None else check_count("threads", threads, minimum=1)
+    # One counter a cache line, so that threads in different tables do not share one.
+    counters = [np.zeros(8, np.int64) for _ in plan.tables]
+
+    def work() -> None:
+        # No barrier between tables: who finds one table claimed goes on to the next.
+        for table, counter in zip(plan.tables, counters, strict=True):
+            if counter[0] < table.tiles:
+                _draw(table, counter, plan.seed)
+
+    def done() -> int:
+        return sum(
+            min(int(counter[0]), table.tiles) for table, counter in zip(plan.tables, counters, strict=True)
+        )
+
+    workers = min(wanted, -(-plan.tiles // _TILES_PER_THREAD))
+    if progress is None:
+        others = _pool.start(work, workers - 1) if workers > 1 else []
+        work()
+    else:
+        others = _pool.start(work, max(workers, 1))
+        _watch(others, done, progress)
+    for other in others:
+        other.result()
+
+
+def _watch(others: list[Future[None]], done: Callable[[], int], progress: Progress) -> None:
+    """Report from the calling thread while the workers draw."""
+    finished = threading.Event()
+    left = [len(others)]
+
+    def count_down(_: Future[None]) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            finished.set()
+
+    for other in others:
+        other.add_done_callback(count_down)
+    while not finished.wait(_POLL_SECONDS):
+        progress(done())
+    progress(done())
+
+
+BACKEND = Backend("numba", ("cpu",), _fill)

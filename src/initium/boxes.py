@@ -1,0 +1,177 @@
+"""Boxes: the part of a global shape that is made, and how it lies in global indices and in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from initium.checks import check_integer
+
+__all__ = ["Axis", "Box", "box_of", "rows"]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A slice of a global shape, with positive steps.
+
+    Attributes
+    ----------
+    shape
+        Extents of the box: the shape of what is made.
+    start
+        Global row-major index of the box's first element.
+    steps
+        Global indices per step along each axis; negative for a reversed axis.
+    """
+
+    shape: tuple[int, ...]
+    start: int
+    steps: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a box in memory: extent, global indices per step, bytes per step."""
+
+    extent: int
+    index_step: int
+    byte_step: int
+
+
+def _strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the row-major strides of a shape, in elements."""
+    strides, step = [], 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= extent
+    return tuple(reversed(strides))
+
+
+def box_of(shape: tuple[int, ...], box: Any = None) -> Box:
+    """Return the `Box` that a tuple of slices cuts out of `shape`.
+
+    Parameters
+    ----------
+    shape
+        The global shape.
+    box
+        None for all of it, or a tuple of slices, one per axis; missing ones and ``...`` stand for whole
+        axes. Starts and stops may count from the end as in Python, but must lie within the axis.
+
+    Raises
+    ------
+    TypeError
+        If `box` holds anything but slices.
+    ValueError
+        If it has too many slices, or one reaches out of its axis.
+    """
+    strides = _strides(shape)
+    if box is None:
+        return Box(shape, 0, strides)
+    extents, steps, start = [], [], 0
+    for axis, (part, extent, stride) in enumerate(
+        zip(_complete(box, len(shape)), shape, strides, strict=True)
+    ):
+        first, count, step = _bounds(part, axis, extent)
+        start += first * stride
+        extents.append(count)
+        steps.append(step * stride)
+    return Box(tuple(extents), start if math.prod(extents) else 0, tuple(steps))
+
+
+def _complete(box: Any, axes: int) -> list[slice]:
+    parts = list(box) if isinstance(box, tuple) else [box]
+    for part in parts:
+        if not isinstance(part, slice) and part is not Ellipsis:
+            raise TypeError(
+                f"box={box!r} holds {part!r}; expected slices only (slice(i, i + 1) for one index)"
+            )
+    if parts.count(Ellipsis) > 1:
+        raise ValueError(f"box={box!r} has two ellipses; expected at most one")
+    missing = axes - sum(part is not Ellipsis for part in parts)
+    if missing < 0:
+        raise ValueError(f"box={box!r} has {len(parts)} slices; expected at most {axes}, one per axis")
+    where = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
+    whole = [slice(None)] * missing
+    return [*parts[:where], *whole, *parts[where + 1 :]]
+
+
+def _bounds(part: slice, axis: int, extent: int) -> tuple[int, int, int]:
+    """Return first index, count and step of a slice whose bounds must lie within the axis."""
+    for name in ("start", "stop", "step"):
+        value = getattr(part, name)
+        if value is None:
+            continue
+        number = check_integer(f"box[{axis}].{name}", value)
+        lowest = -extent - 1 if name == "stop" and (part.step or 1) < 0 else -extent
+        if name == "step":
+            if number == 0:
+                raise ValueError(f"box[{axis}].step=0; expected a step that is not zero")
+        elif not lowest <= number <= extent:
+            raise ValueError(
+                f"box[{axis}].{name}={number} is out of range; axis {axis} has {extent} elements"
+            )
+    covered = range(*part.indices(extent))
+    return (covered.start if covered else 0), len(covered), covered.step
+
+
+def _merged(axes: Sequence[Axis], itemsize: int) -> list[Axis]:
+    """Drop axes of one element, join axes that continue each other, and end with an axis of index step 1."""
+    merged: list[Axis] = []
+    for axis in axes:
+        if axis.extent == 1:
+            continue
+        if merged:
+            outer = merged[-1]
+            if (outer.index_step, outer.byte_step) == (
+                axis.index_step * axis.extent,
+                axis.byte_step * axis.extent,
+            ):
+                merged[-1] = Axis(outer.extent * axis.extent, axis.index_step, axis.byte_step)
+                continue
+        merged.append(axis)
+    if not merged or merged[-1].index_step != 1:
+        merged.append(Axis(1, 1, itemsize))
+    return merged
+
+
+def rows(
+    box: Box, byte_steps: Sequence[int], itemsize: int, limit: int
+) -> Iterator[tuple[int, int, list[Axis]]]:
+    """Split a box in memory into parts of at most `limit` axes.
+
+    Parameters
+    ----------
+    box
+        The part that is made; not empty.
+    byte_steps
+        Bytes per step along each axis of the box.
+    itemsize
+        Bytes per value.
+    limit
+        Axes that one row of a job table has.
+
+    Yields
+    ------
+    (int, int, list of Axis)
+        Index offset from the box's first element, byte offset likewise, and the `limit` axes, padded in
+        front with axes of one element; the last one has index step 1.
+    """
+    axes = _merged(
+        [Axis(*axis) for axis in zip(box.shape, box.steps, byte_steps, strict=True)],
+        itemsize,
+    )
+    outer, inner = axes[:-limit], axes[-limit:]
+    padded = [Axis(1, 0, 0)] * (limit - len(inner)) + inner
+    for position in product(*(range(axis.extent) for axis in outer)):
+        index = sum(i * axis.index_step for i, axis in zip(position, outer, strict=True))
+        byte = sum(i * axis.byte_step for i, axis in zip(position, outer, strict=True))
+        yield index, byte, padded

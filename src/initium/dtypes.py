@@ -1,0 +1,150 @@
+"""The destination dtypes: what a kernel writes, and what a value may not exceed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+__all__ = ["DTYPES", "DType", "lookup"]
+
+
+@dataclass(frozen=True)
+class DType:
+    """One destination dtype.
+
+    Attributes
+    ----------
+    name
+        initium's name, which is NumPy's, ml_dtypes' and torch's too.
+    numpy
+        The NumPy dtype (from ml_dtypes where NumPy has none).
+    word_bits
+        Random bits that one value takes: 64 for float64, 32 for all others.
+    max
+        Largest finite value.
+    safetensors
+        The name in a safetensors header.
+    code
+        A small integer that stands for the dtype in kernels.
+    """
+
+    name: str
+    numpy: np.dtype[Any]
+    word_bits: int
+    max: float
+    safetensors: str
+    code: int
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per value."""
+        return self.numpy.itemsize
+
+    def __str__(self) -> str:
+        return self.name
+
+    def round_to_nearest(self, value: float) -> float:
+        """Return the value of this dtype nearest to `value`, ties to even; infinity beyond the range.
+
+        Through float32 for all but float64, as kernels round.
+        """
+        with np.errstate(over="ignore"):
+            source = np.float64(value) if self.word_bits == 64 else np.float32(value)
+            if abs(source) > self.max:
+                # float8_e4m3fn has no infinity, and what rounds down to `max` is for `at_most` to tell.
+                return math.copysign(math.inf, value)
+            return float(np.asarray(source).astype(self.numpy))
+
+    def at_least(self, value: float | Fraction) -> float:
+        """Return the smallest value of this dtype that is >= `value` (infinity if there is none)."""
+        rounded = self.round_to_nearest(float(value))
+        return rounded if rounded >= value else self.above(rounded)
+
+    def at_most(self, value: float | Fraction) -> float:
+        """Return the largest value of this dtype that is <= `value` (minus infinity if there is none)."""
+        return -self.at_least(-value)
+
+    def above(self, value: float) -> float:
+        """Return the smallest value of this dtype that is > `value`, itself one of this dtype."""
+        if value == -math.inf:
+            return -self.max
+        if value >= self.max:
+            return math.inf
+        here, top = (np.asarray(v).astype(self.numpy) for v in (value, self.max))
+        return float(np.nextafter(here, top))
+
+    def below(self, value: float | Fraction) -> float:
+        """Return the largest value of this dtype that is < `value`."""
+        highest = self.at_most(value)
+        return highest if highest < value else -self.above(-highest)
+
+
+def _table() -> dict[str, DType]:
+    rows = (
+        ("float32", np.float32, 32, "F32"),
+        ("float64", np.float64, 64, "F64"),
+        ("bfloat16", ml_dtypes.bfloat16, 32, "BF16"),
+        ("float16", np.float16, 32, "F16"),
+        ("float8_e4m3fn", ml_dtypes.float8_e4m3fn, 32, "F8_E4M3"),
+        ("float8_e5m2", ml_dtypes.float8_e5m2, 32, "F8_E5M2"),
+    )
+    return {
+        name: DType(name, np.dtype(scalar), bits, float(ml_dtypes.finfo(scalar).max), code, index)
+        for index, (name, scalar, bits, code) in enumerate(rows)
+    }
+
+
+DTYPES: Mapping[str, DType] = MappingProxyType(_table())
+_BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES.values()}
+_BY_SAFETENSORS = {dtype.safetensors: dtype for dtype in DTYPES.values()}
+
+
+def lookup(dtype: Any) -> DType:
+    """Return the `DType` that `dtype` names.
+
+    Parameters
+    ----------
+    dtype
+        A `DType`, a name (``"bfloat16"``), a NumPy or ml_dtypes dtype or scalar type, a torch dtype
+        (``torch.bfloat16``) or a safetensors name (``"BF16"``).
+
+    Raises
+    ------
+    ValueError
+        If it is none of the dtypes that initium writes.
+    """
+    if isinstance(dtype, DType):
+        return dtype
+    try:
+        return _lookup(dtype)
+    except TypeError:  # unhashable: certainly not a dtype
+        raise _unknown(dtype) from None
+
+
+@lru_cache(maxsize=256)
+def _lookup(dtype: Any) -> DType:
+    name = str(dtype).removeprefix("torch.")
+    if name in DTYPES:
+        return DTYPES[name]
+    if name in _BY_SAFETENSORS:
+        return _BY_SAFETENSORS[name]
+    if dtype is None:
+        raise _unknown(dtype)
+    try:
+        return _BY_NUMPY[np.dtype(dtype)]
+    except (TypeError, KeyError):
+        raise _unknown(dtype) from None
+
+
+def _unknown(dtype: Any) -> ValueError:
+    return ValueError(
+        f"dtype={dtype!r} is not a dtype that initium writes; expected one of {', '.join(DTYPES)}"
+    )

@@ -1,0 +1,71 @@
+"""Arithmetic in recipes: numbers that depend on the model, such as ``0.02 / sqrt(2 * depth)``."""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping
+
+__all__ = ["evaluate"]
+
+_BINARY: Mapping[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: math.pow,
+}
+_UNARY: Mapping[type[ast.unaryop], Callable[[float], float]] = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+}
+_FUNCTIONS: Mapping[str, Callable[[float], float]] = {"sqrt": math.sqrt}
+_LONGEST = 200  # characters, which bounds the depth of the tree as well
+
+
+def evaluate(formula: str, variables: Mapping[str, float | None]) -> float:
+    """Return the value of a formula, in double precision.
+
+    Parameters
+    ----------
+    formula
+        Numbers, ``+ - * / **``, brackets, ``sqrt`` and the names of variables.
+    variables
+        Their values; None where the model does not tell.
+
+    Raises
+    ------
+    ValueError
+        If the formula is malformed, needs a variable that has no value, or is no finite number.
+    """
+    try:
+        if len(formula) > _LONGEST:
+            raise ValueError(f"{len(formula)} characters; expected at most {_LONGEST}")
+        value = _value(ast.parse(formula.strip(), mode="eval").body, variables)
+        if not math.isfinite(value):
+            raise ValueError(f"the value is {value}; expected a finite number")
+    except SyntaxError as error:
+        raise ValueError(f"formula {formula!r}: {error.msg}") from None
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError(f"formula {formula!r}: {error}") from None
+    return value
+
+
+def _value(node: ast.expr, variables: Mapping[str, float | None]) -> float:
+    match node:
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return float(number)
+        case ast.Name(id=name) if name in variables:
+            known = variables[name]
+            if known is None:
+                raise ValueError(f"the {name} of this model is not known")
+            return float(known)
+        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _BINARY:
+            return _BINARY[type(operation)](_value(left, variables), _value(right, variables))
+        case ast.UnaryOp(op=sign, operand=operand) if type(sign) in _UNARY:
+            return _UNARY[type(sign)](_value(operand, variables))
+        case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _FUNCTIONS:
+            return _FUNCTIONS[name](_value(argument, variables))
+    words = ", ".join([*_FUNCTIONS, *variables])
+    raise ValueError(f"{ast.unparse(node)!r} is not allowed; expected numbers, + - * / ** ( ), {words}")

@@ -1,0 +1,274 @@
+"""Initializers: what the user asks for; `resolve` turns one into a fill for one shape.
+
+One general class per family and one-line specialisations; aliases by assignment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from initium import fans as _fans
+from initium.checks import check_finite, check_number, check_std
+from initium.fills import ConstantFill, Fill, NormalFill, TruncatedNormalFill, UniformFill
+
+__all__ = [
+    "Constant",
+    "Initializer",
+    "Normal",
+    "TruncatedNormal",
+    "Uniform",
+    "VarianceScaling",
+    "constant",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "msra_normal",
+    "msra_uniform",
+    "ones",
+    "xavier_normal",
+    "xavier_uniform",
+    "zeros",
+]
+
+#: Standard deviation of a standard normal truncated at 2 sigmas; tf, Keras and JAX divide by it.
+TRUNCATED_STD = 0.87962566103423978
+
+
+@runtime_checkable
+class Initializer(Protocol):
+    """Anything that can say which distribution a weight of some shape takes."""
+
+    def resolve(self, shape: Sequence[int], fans: _fans.Fans | None = None) -> Fill:
+        """Return the fill for a weight.
+
+        Parameters
+        ----------
+        shape
+            The **global** shape, never a shard's.
+        fans
+            Fans that override those read off the shape.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Every weight is `value`."""
+
+    value: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("value", self.value)
+
+    def resolve(self, shape: Sequence[int], fans: _fans.Fans | None = None) -> Fill:
+        """Return the constant fill."""
+        return ConstantFill(float(self.value))
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform on [low, high)."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        UniformFill(self.low, self.high)
+
+    def resolve(self, shape: Sequence[int], fans: _fans.Fans | None = None) -> Fill:
+        """Return the uniform fill."""
+        return UniformFill(float(self.low), float(self.high))
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Normal with `mean` and standard deviation `std`."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_finite("mean", self.mean)
+        check_std("std", self.std)
+
+    def resolve(self, shape: Sequence[int], fans: _fans.Fans | None = None) -> Fill:
+        """Return the normal fill."""
+        return NormalFill(float(self.mean), float(self.std))
+
+
+@dataclass(frozen=True)
+class TruncatedNormal:
+    """Normal, conditioned on an interval.
+
+    Parameters
+    ----------
+    mean, std
+        Of the normal **before** truncation.
+    lower, upper
+        Bounds in units of `std` from `mean`, or values themselves if `absolute`; infinite ones leave that
+        side open.
+    absolute
+        Whether the bounds are values, as in ``torch.nn.init.trunc_normal_(a=, b=)``.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    lower: float = -2.0
+    upper: float = 2.0
+    absolute: bool = False
+
+    def __post_init__(self) -> None:
+        self.resolve(())
+
+    def resolve(self, shape: Sequence[int], fans: _fans.Fans | None = None) -> Fill:
+        """Return the truncated normal fill, with its bounds in units of `std`."""
+        lower, upper = check_number("lower", self.lower), check_number("upper", self.upper)
+        mean, std = check_finite("mean", self.mean), check_std("std", self.std)
+        if self.absolute:
+            if lower >= upper:
+                raise ValueError(f"lower={lower} is not below upper={upper}; expected lower < upper")
+            if std == 0:
+                if not lower <= mean <= upper:
+                    raise ValueError(
+                        f"std=0 and mean={mean} lies outside [{lower}, {upper}]; expected std > 0"
+                    )
+                return ConstantFill(mean)
+            lower, upper = (lower - mean) / std, (upper - mean) / std
+        return TruncatedNormalFill(mean, std, lower, upper)
+
+
+Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
+Distribution = Literal["uniform", "normal", "truncated_normal"]
+
+_MODES = {
+    "fan_in": lambda fans: fans.fan_in,
+    "fan_out": lambda fans: fans.fan_out,
+    "fan_avg": lambda fans: (fans.fan_in + fans.fan_out) / 2,
+    "fan_geo_avg": lambda fans: math.sqrt(fans.fan_in * fans.fan_out),
+}
+
+
+def _by_std(distribution: str, variance: float) -> Fill:
+    if distribution == "uniform":
+        bound = math.sqrt(3.0 * variance)
+        return UniformFill(-bound, bound)
+    std = math.sqrt(variance)
+    if distribution == "normal":
+        return NormalFill(0.0, std)
+    return TruncatedNormalFill(0.0, std / TRUNCATED_STD, -2.0, 2.0)
+
+
+_DISTRIBUTIONS = ("uniform", "normal", "truncated_normal")
+
+
+@dataclass(frozen=True)
+class VarianceScaling:
+    """Zero mean, variance ``scale / n`` with n read off the shape.
+
+    Parameters
+    ----------
+    scale
+        Factor of the variance (not of the std), > 0.
+    mode
+        What n is: ``"fan_in"``, ``"fan_out"``, ``"fan_avg"`` or ``"fan_geo_avg"``.
+    distribution
+        ``"uniform"`` on +-sqrt(3 scale / n), ``"normal"``, or ``"truncated_normal"`` at two sigmas, its std
+        corrected so that the variance **after** truncation is scale / n.
+    layout
+        ``"out_in"`` (torch), ``"in_out"`` (Keras, JAX) or a `Layout` of explicit axes.
+
+    Notes
+    -----
+    As `keras.initializers.VarianceScaling` and `jax.nn.initializers.variance_scaling`; fan_geo_avg is
+    JAX's. A fan of zero counts as one, as in Keras; the weight has no elements then.
+    """
+
+    scale: float = 1.0
+    mode: str = "fan_in"
+    distribution: str = "truncated_normal"
+    layout: str | _fans.Layout = "out_in"
+
+    def __post_init__(self) -> None:
+        if check_finite("scale", self.scale) <= 0:
+            raise ValueError(f"scale={self.scale} is not positive; expected a number > 0")
+        _check_choice("mode", self.mode, tuple(_MODES))
+        _check_choice("distribution", self.distribution, _DISTRIBUTIONS)
+        _fans.lookup(self.layout)
+
+    def fans(self, shape: Sequence[int]) -> _fans.Fans:
+        """Return the fans of a weight of this layout."""
+        return _fans.lookup(self.layout).fans(shape)
+
+    def resolve(self, shape: Sequence[int], fans: _fans.Fans | None = None) -> Fill:
+        """Return the fill of variance scale / n."""
+        n = _MODES[self.mode](fans if fans is not None else self.fans(shape))
+        return _by_std(self.distribution, self.scale / max(1.0, n))
+
+
+def _check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{argument}={value!r} is unknown; expected one of {', '.join(choices)}")
+
+
+# --- one-line specialisations -------------------------------------------------------------------------------
+
+Layout = str | _fans.Layout
+
+
+def zeros() -> Constant:
+    """Every weight is 0."""
+    return Constant(0.0)
+
+
+def ones() -> Constant:
+    """Every weight is 1."""
+    return Constant(1.0)
+
+
+def constant(value: float) -> Constant:
+    """Every weight is `value`."""
+    return Constant(value)
+
+
+def glorot_uniform(layout: Layout = "out_in") -> VarianceScaling:
+    """U(+-sqrt(6 / (fan_in + fan_out))) (Glorot and Bengio 2010)."""
+    return VarianceScaling(1.0, "fan_avg", "uniform", layout)
+
+
+def glorot_normal(layout: Layout = "out_in") -> VarianceScaling:
+    """Truncated normal of variance 2 / (fan_in + fan_out) (Glorot and Bengio 2010)."""
+    return VarianceScaling(1.0, "fan_avg", "truncated_normal", layout)
+
+
+def he_uniform(layout: Layout = "out_in") -> VarianceScaling:
+    """U(+-sqrt(6 / fan_in)) (He et al. 2015)."""
+    return VarianceScaling(2.0, "fan_in", "uniform", layout)
+
+
+def he_normal(layout: Layout = "out_in") -> VarianceScaling:
+    """Truncated normal of variance 2 / fan_in (He et al. 2015)."""
+    return VarianceScaling(2.0, "fan_in", "truncated_normal", layout)
+
+
+def lecun_uniform(layout: Layout = "out_in") -> VarianceScaling:
+    """U(+-sqrt(3 / fan_in)) (LeCun et al. 1998)."""
+    return VarianceScaling(1.0, "fan_in", "uniform", layout)
+
+
+def lecun_normal(layout: Layout = "out_in") -> VarianceScaling:
+    """Truncated normal of variance 1 / fan_in (LeCun et al. 1998; Klambauer et al. 2017)."""
+    return VarianceScaling(1.0, "fan_in", "truncated_normal", layout)
+
+
+xavier_uniform = glorot_uniform
+xavier_normal = glorot_normal
+kaiming_uniform = msra_uniform = he_uniform
+kaiming_normal = msra_normal = he_normal

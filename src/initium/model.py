@@ -1,0 +1,335 @@
+"""One call for a whole model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from initium import boxes
+from initium.backends import backend_for, check_device
+from initium.checks import check_seed, check_shape
+from initium.destinations import Destination, allocate, destination_of, is_array
+from initium.dtypes import DType, lookup
+from initium.fans import Fans
+from initium.plan import Job, Plan, plan
+from initium.rules import Assignment, RulesLike, assign
+from initium.specs import TensorSpec
+from initium.streams import stream_id
+
+__all__ = ["ParameterReport", "Report", "init_model", "plan_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterReport:
+    """What was done to one parameter.
+
+    Attributes
+    ----------
+    name, shape, dtype
+        Of the parameter.
+    rule
+        Pattern of the rule that matched.
+    distribution
+        What was drawn, in words; ``"skip"``, or ``"tied to NAME"`` for a second name of the same memory.
+    fans
+        Fans that the initializer used, or None.
+    nbytes
+        Bytes written.
+    seconds
+        Its share of the wall time of the call, by bytes: all parameters are drawn at once.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    rule: str
+    distribution: str
+    fans: Fans | None
+    nbytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The weights of a model, and what was done to them.
+
+    Attributes
+    ----------
+    weights
+        Arrays by name: those that were given, filled, and those made for specs.
+    seed
+        What the values were drawn from.
+    seconds
+        Wall time of drawing all weights.
+    nbytes
+        Bytes written.
+    """
+
+    weights: dict[str, Any]
+    seed: int
+    seconds: float
+    nbytes: int
+    _done: tuple[_Done, ...]
+
+    @property
+    def parameters(self) -> tuple[ParameterReport, ...]:
+        """One report per parameter, in the order in which they were given."""
+        rate = self.seconds / self.nbytes if self.nbytes else 0.0
+        return tuple(done.report(rate) for done in self._done)
+
+    def __str__(self) -> str:
+        lines = (f"{p.name}  {p.shape}  {p.dtype}  {p.rule}  {p.distribution}" for p in self.parameters)
+        total = f"{len(self._done)} parameters, {self.nbytes} bytes, {self.seconds:.3f} s, seed {self.seed}"
+        return "\n".join((*lines, total))
+
+
+@dataclass(frozen=True, eq=False)
+class _Done:
+    """One parameter on its way through a call."""
+
+    assignment: Assignment
+    destination: Destination
+    tied_to: str | None
+
+    @property
+    def writes(self) -> bool:
+        return self.tied_to is None and self.assignment.fill is not None
+
+    @property
+    def nbytes(self) -> int:
+        if not self.writes:
+            return 0
+        size = 1
+        for n in self.destination.shape:
+            size *= n
+        return size * self.destination.dtype.itemsize
+
+    def report(self, seconds_per_byte: float) -> ParameterReport:
+        assignment = self.assignment
+        if self.tied_to is not None:
+            distribution = f"tied to {self.tied_to}"
+        else:
+            distribution = str(assignment.fill) if assignment.fill is not None else "skip"
+        return ParameterReport(
+            assignment.name,
+            assignment.shape,
+            self.destination.dtype.name,
+            assignment.rule.label,
+            distribution,
+            assignment.fans if self.writes else None,
+            self.nbytes,
+            self.nbytes * seconds_per_byte,
+        )
+
+    def job(self) -> Job:
+        assignment = self.assignment
+        assert assignment.fill is not None
+        box = boxes.box_of(assignment.shape)
+        return Job(stream_id(assignment.name), assignment.fill, box, self.destination)
+
+
+def init_model(
+    params: Any,
+    rules: RulesLike,
+    *,
+    seed: int,
+    dtype: Any = None,
+    device: str | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> Report:
+    """Initialise all weights of a model in one call.
+
+    Parameters
+    ----------
+    params
+        Mapping of names to arrays, which are filled in place, or to specs, for which arrays are made: a
+        `TensorSpec`, a shape, a pair (shape, dtype) or anything with ``shape`` and ``dtype``. Or a
+        torch module, whose parameters are filled. Arrays that are the same memory (tied weights) are
+        filled once, under the first name.
+    rules
+        Ordered rules of (pattern, initializer), a mapping of them, or one initializer for all. Patterns
+        are globs or compiled regular expressions; the first match wins; ``initium.skip`` leaves a
+        parameter as it is.
+    seed
+        In [0, 2**64). A weight depends on seed, name, shape, rule and dtype, and on nothing else.
+    dtype
+        Of the arrays made for specs; each spec's own (float32 where it has none) by default.
+    device
+        Where arrays are made for specs; ``"cpu"`` by default.
+    backend, threads
+        See `initium.initialize`.
+    progress
+        True for a progress bar (needs the extra ``cli``), or a function that is called with (units
+        done, units in all).
+
+    Returns
+    -------
+    Report
+        The weights, and what was done to each.
+
+    Raises
+    ------
+    UnmatchedError
+        If parameters match no rule.
+    TypeError, ValueError
+        For bad arguments, named with their parameter, before anything is written.
+
+    Warns
+    -----
+    UnusedRuleWarning
+        If a rule matches nothing.
+    """
+    seed = check_seed(seed)
+    done = _prepare(_mapping(params), rules, dtype, device)
+    made = _plan(done, seed)
+    chosen = backend_for((d.destination.device for d in done), backend)
+    start = time.perf_counter()
+    with _reporter(progress, made.tiles) as report:
+        chosen.fill(made, threads, report)
+    seconds = time.perf_counter() - start
+    weights = {d.assignment.name: d.destination.owner for d in done}
+    return Report(weights, seed, seconds, sum(d.nbytes for d in done), tuple(done))
+
+
+def plan_model(
+    params: Any, rules: RulesLike, *, seed: int, dtype: Any = None, device: str | None = None
+) -> Plan:
+    """Do all of `init_model` but the drawing: a plan that `Backend.fill` may run again and again."""
+    return _plan(_prepare(_mapping(params), rules, dtype, device), check_seed(seed))
+
+
+def _plan(done: Iterable[_Done], seed: int) -> Plan:
+    writing = [d for d in done if d.writes]
+    try:
+        return plan((d.job() for d in writing), seed)
+    except ValueError:
+        for d in writing:  # say which parameter it was
+            assert d.assignment.fill is not None
+            try:
+                d.assignment.fill.encode(d.destination.dtype)
+            except ValueError as error:
+                raise ValueError(f"parameter {d.assignment.name!r}: {error}") from error
+        raise
+
+
+def _mapping(params: Any) -> Mapping[str, Any]:
+    if isinstance(params, Mapping):
+        return params
+    if hasattr(params, "named_parameters"):
+        return dict(params.named_parameters(remove_duplicate=False))
+    raise TypeError(
+        f"params is a {type(params).__name__}; expected a mapping of names to arrays or specs, or a torch module"
+    )
+
+
+def _prepare(params: Mapping[str, Any], rules: RulesLike, dtype: Any, device: str | None) -> list[_Done]:
+    wanted = None if dtype is None else lookup(dtype)
+    check_device("cpu" if device is None else device)
+    specs = {name: _described(name, value, wanted) for name, value in params.items()}
+    assignments = assign({name: shape for name, (shape, _) in specs.items()}, rules)
+    destinations = {a.name: _destination(a.name, params[a.name], *specs[a.name]) for a in assignments}
+    tied = _tied({name: d for name, d in destinations.items() if is_array(params[name])})
+    return [_Done(a, destinations[a.name], tied.get(a.name)) for a in assignments]
+
+
+def _described(name: str, value: Any, dtype: DType | None) -> tuple[tuple[int, ...], DType]:
+    """Return global shape and dtype of a parameter; `dtype` is that asked for specs."""
+    argument = f"params[{name!r}]"
+    try:
+        if isinstance(value, TensorSpec) or (hasattr(value, "shape") and hasattr(value, "dtype")):
+            shape, own = check_shape(tuple(value.shape), argument), lookup(value.dtype)
+            if is_array(value) and dtype is not None and own != dtype:
+                raise ValueError(f"is an array of dtype {own}; expected {dtype} as dtype says")
+            return shape, own if dtype is None or is_array(value) else dtype
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], (tuple, list)):
+            return check_shape(tuple(value[0]), argument), dtype or lookup(value[1])
+        return check_shape(value, argument), dtype or lookup("float32")
+    except (TypeError, ValueError) as error:
+        text = str(error)
+        raise type(error)(text if text.startswith(argument) else f"{argument}: {text}") from None
+
+
+def _destination(name: str, value: Any, shape: tuple[int, ...], dtype: DType) -> Destination:
+    target = value if is_array(value) else allocate(shape, dtype)
+    return destination_of(target, f"params[{name!r}]")
+
+
+# --- tied weights -------------------------------------------------------------------------------------------
+
+
+class _Memory:
+    """A destination's memory as NumPy sees it, for questions about overlap; it is never read."""
+
+    def __init__(self, destination: Destination) -> None:
+        self.__array_interface__ = {
+            "data": (destination.address, False),
+            "shape": destination.shape,
+            "strides": destination.byte_steps,
+            "typestr": f"|V{destination.dtype.itemsize}",
+            "version": 3,
+        }
+
+
+def _tied(destinations: Mapping[str, Destination]) -> dict[str, str]:
+    """Return the first name of each later name of the same memory; raise on any other overlap."""
+    first: dict[tuple[Any, ...], str] = {}
+    tied: dict[str, str] = {}
+    for name, destination in destinations.items():
+        if 0 in destination.shape:
+            continue
+        original = first.setdefault(destination.identity, name)
+        if original != name:
+            tied[name] = original
+    spans = sorted((*destinations[name].span, name) for name in first.values())
+    reaching: list[tuple[int, str]] = []
+    for low, high, name in spans:
+        reaching = [(end, other) for end, other in reaching if end > low]
+        for _, other in reaching:
+            _check_apart(other, destinations[other], name, destinations[name])
+        reaching.append((high, name))
+    return tied
+
+
+def _check_apart(name: str, a: Destination, other: str, b: Destination) -> None:
+    try:
+        shared = np.shares_memory(np.asarray(_Memory(a)), np.asarray(_Memory(b)), max_work=10**6)
+    except np.exceptions.TooHardError:
+        shared = True
+    if shared:
+        raise ValueError(
+            f"params[{name!r}] and params[{other!r}] overlap without being the same; expected separate or tied"
+        )
+
+
+# --- progress -----------------------------------------------------------------------------------------------
+
+
+class _reporter:  # noqa: N801
+    """Turns `progress` into what a backend calls, or None."""
+
+    def __init__(self, progress: bool | Callable[[int, int], None], total: int) -> None:
+        self._progress, self._total, self._bar = progress, total, None
+
+    def __enter__(self) -> Callable[[int], None] | None:
+        if self._progress is False:
+            return None
+        if callable(self._progress):
+            function, total = self._progress, self._total
+            return lambda units: function(units, total)
+        from rich.progress import Progress
+
+        bar = Progress()
+        bar.start()
+        self._bar: Any = bar
+        task = bar.add_task("weights", total=self._total)
+        return lambda units: bar.update(task, completed=units)
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,57 @@
+"""What is known of a tensor before it has values: its name, shape and dtype."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from initium import dtypes
+from initium.checks import check_name, check_shape
+
+__all__ = ["TensorSpec"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A named tensor without values.
+
+    Parameters
+    ----------
+    name
+        The tensor's name, which its stream is made of.
+    shape
+        The global shape; ``()`` is a scalar.
+    dtype
+        Whatever `initium.dtypes.lookup` takes; kept as initium's name, such as ``"bfloat16"``.
+
+    Raises
+    ------
+    TypeError
+        If `name` is no string or `shape` holds no integers.
+    ValueError
+        If `name` has no UTF-8 form, a dimension is negative, or `dtype` is unknown.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        object.__setattr__(self, "shape", check_shape(self.shape))
+        object.__setattr__(self, "dtype", dtypes.lookup(self.dtype).name)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per element."""
+        return dtypes.lookup(self.dtype).itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.size * self.itemsize
