@@ -10,8 +10,8 @@ OFFSET: Final = 1
 LOW: Final = 2
 HIGH: Final = 3
 
-# normal, central_normal: x and h of the 31-bit magnitude m and its complement t.
-X_STEP: Final = 4  # x = fma(m, X_STEP, X_START)
+# normal, central_normal: x of the signed word w, h of its distance t from the end on its side.
+X_STEP: Final = 4  # x = fma(w, X_STEP, X_START)
 X_START: Final = 5
 H_STEP: Final = 6  # h = fma(t, H_STEP, H_START)
 H_START: Final = 7

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from initium.kernels.cpu.jit import TagType, chosen_by_tag, inline
-from initium.kernels.cpu.lanes import bits_of, float_of, narrow, select
+from initium.kernels.cpu.lanes import bits_of, float_of, high_half, low_byte, low_half, select
 
 __all__ = ["convert"]
 
@@ -58,9 +58,9 @@ _float8_e5m2 = _make(2, -14)
 
 @inline
 def _bfloat16(x: Any) -> Any:
-    # The exponent range of float32: rounding needs no subnormal case.
+    # The exponent range of float32: rounding needs no subnormal case. The upper half is the result.
     bits = bits_of(x)
-    return (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
 
 
 @chosen_by_tag(convert)
@@ -73,8 +73,8 @@ def _convert(dtype: Any, x: Any) -> Any:
 _CONVERSIONS: dict[str, Any] = {
     "float32": lambda dtype, x: x,
     "float64": lambda dtype, x: x,
-    "bfloat16": lambda dtype, x: narrow(_bfloat16(x), 16),
-    "float16": lambda dtype, x: narrow(_float16(x), 16),
-    "float8_e4m3fn": lambda dtype, x: narrow(_float8_e4m3fn(x), 8),
-    "float8_e5m2": lambda dtype, x: narrow(_float8_e5m2(x), 8),
+    "bfloat16": lambda dtype, x: high_half(_bfloat16(x)),
+    "float16": lambda dtype, x: low_half(_float16(x)),
+    "float8_e4m3fn": lambda dtype, x: low_byte(_float8_e4m3fn(x)),
+    "float8_e5m2": lambda dtype, x: low_byte(_float8_e5m2(x)),
 }

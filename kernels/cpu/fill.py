@@ -180,7 +180,7 @@ def _draw_run(
             address += np.uint64(wanted * step)
             block += np.uint64(group // per_block)
             count -= wanted
-            skip = 0
+            skip = np.int64(0)
 
 
 @inline

@@ -25,12 +25,14 @@ __all__ = [
     "copy_item",
     "float_of",
     "fma",
+    "high_half",
     "high_word",
     "interleave_words",
     "iota",
+    "low_byte",
+    "low_half",
     "low_word",
     "multiply_words",
-    "narrow",
     "pair_words",
     "polynomial",
     "select",
@@ -70,7 +72,7 @@ def _scalar(element: types.Type) -> ir.Type:
         return ir.FloatType()
     if element == types.float64:
         return ir.DoubleType()
-    return ir.IntType(element.bitwidth)
+    return ir.IntType(element.bitwidth)  # type: ignore[attr-defined]
 
 
 def _vector(lanes: Lanes) -> ir.VectorType:
@@ -233,7 +235,7 @@ _BITS_OF = {real: bits for bits, real in _FLOAT_OF.items()}
 _U64 = (types.uint64,)
 
 
-def _by(table: dict[types.Type, types.Type]) -> Callable[[Lanes], Lanes | None]:
+def _by(table: dict[Any, Any]) -> Callable[[Lanes], Lanes | None]:
     return lambda a: Lanes(table[a.element], a.width) if a.element in table else None
 
 
@@ -431,14 +433,24 @@ def interleave_words(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
     return target(a, b, c, d), codegen
 
 
-@intrinsic
-def narrow(typingctx: Any, a: Any, bits: Any) -> Any:
-    """Keep the low `bits` (a literal, 8 or 16) of 32-bit lanes."""
-    if not (isinstance(a, Lanes) and isinstance(bits, types.IntegerLiteral)):
-        return None
-    element = {8: types.uint8, 16: types.uint16}[bits.literal_value]
-    target = Lanes(element, a.width)
-    return target(a, bits), lambda context, builder, sig, args: builder.trunc(args[0], _vector(target))
+def _part(offset: int, bits: int) -> Callable[[Any, Lanes, Lanes, Any], Any]:
+    """Take `bits` bits of each 32-bit lane, from bit `offset` on (little-endian), as one shuffle.
+
+    LLVM makes a permutation of words of it, half the instructions of a shift and a truncation.
+    """
+    pieces = 32 // bits
+
+    def emit(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
+        fine = builder.bitcast(a, ir.VectorType(ir.IntType(bits), pieces * lanes.width))
+        return _shuffle(builder, fine, fine, [pieces * i + offset // bits for i in range(lanes.width)])
+
+    return emit
+
+
+_u16, _u8 = _by({types.uint32: types.uint16}), _by({types.uint32: types.uint8})
+low_half = _unary(_u16)(_part(0, 16))
+high_half = _unary(_u16)(_part(16, 16))
+low_byte = _unary(_u8)(_part(0, 8))
 
 
 @intrinsic

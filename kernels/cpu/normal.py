@@ -9,11 +9,10 @@ import numpy as np
 from initium.kernels import parameters as P
 from initium.kernels.cpu.jit import chosen_by_tag, inline
 from initium.kernels.cpu.lanes import (
-    bits_of,
-    float_of,
     fma,
     pair_words,
     select,
+    shift_signed,
     signed_to_float,
     splat,
     unsigned_to_float,
@@ -23,39 +22,33 @@ from initium.kernels.cpu.quantile import central_quantile32, quantile32, quantil
 
 __all__ = ["bounded_normal64", "central_normal32", "normal32"]
 
-# --- symmetric, float32: a sign bit and a 31-bit magnitude ------------------------------------------------
+# --- symmetric, float32: the quantile of the signed word --------------------------------------------------
 
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
+_SIGN_BIT = np.uint32(31)
 _SIGN = np.uint32(0x80000000)
 
 
 @inline
 def _centre_and_tail(words: Any, p: Any) -> Any:
-    """Return (x, h) of the magnitude, each from its own integer, so that both ends are precise."""
-    magnitude = words & _MAGNITUDE
-    x = fma(signed_to_float(magnitude), p[P.X_STEP], p[P.X_START])
-    h = fma(signed_to_float(magnitude ^ _MAGNITUDE), p[P.H_STEP], p[P.H_START])
-    return x, h
-
-
-@inline
-def _place(words: Any, z: Any, p: Any) -> Any:
-    """Give z the sign bit of the word, the scale and the offset."""
-    return fma(float_of(bits_of(z) | (words & _SIGN)), p[P.SCALE], p[P.OFFSET])
+    """Return (x, h) of the signed word, each from its own integer, so that both ends are precise."""
+    x = fma(signed_to_float(words), p[P.X_STEP], p[P.X_START])
+    complement = words ^ shift_signed(words, _SIGN_BIT) ^ _MAGNITUDE
+    return x, fma(signed_to_float(complement), p[P.H_STEP], p[P.H_START])
 
 
 @inline
 def central_normal32(words: Any, p: Any) -> Any:
     """Draw normals truncated symmetrically within 2 sigmas."""
     x, h = _centre_and_tail(words, p)
-    return _place(words, central_quantile32(x, h), p)
+    return fma(central_quantile32(x, h), p[P.SCALE], p[P.OFFSET])
 
 
 @inline
 def normal32(words: Any, p: Any) -> Any:
     """Draw normals truncated symmetrically anywhere or not at all."""
     x, h = _centre_and_tail(words, p)
-    return _place(words, quantile32(x, h), p)
+    return fma(quantile32(x, h, words & _SIGN), p[P.SCALE], p[P.OFFSET])
 
 
 # --- any bounds, float64: the words up to `split` lie above the mean, the others below --------------------
@@ -80,8 +73,8 @@ def bounded_normal64(output: Any, words: Any, split: Any, p: Any) -> Any:
     """Draw normals between any two bounds, in float64."""
     w, last = _full_words(output, words)
     above = w <= split
-    magnitude = unsigned_to_float(select(above, w, w - (split + np.uint64(1))))
-    complement = unsigned_to_float(select(above, splat(split, w), last) - w)
+    magnitude = unsigned_to_float(select(above, w, last - w))
+    complement = unsigned_to_float(select(above, split - w, w - (split + np.uint64(1))))
     # One side's parameter or the other's, lane by lane.
     positive, negative = p[P.POSITIVE : P.NEGATIVE], p[P.NEGATIVE : P.END]
     x_step = select(above, splat(positive[P.SIDE_X_STEP], magnitude), negative[P.SIDE_X_STEP])

@@ -43,7 +43,7 @@ _MANTISSA_BITS = np.uint32(23)
 
 @inline
 def central_quantile32(x: Any, h: Any) -> Any:
-    """Return z for h >= Phi(-2)."""
+    """Return z for h >= Phi(-2), with the sign of x."""
     s = fma(-h, h, h)
     return fma(x * _central_a(s), _ONE / _central_b(s), x)
 
@@ -67,12 +67,15 @@ def _tail32(h: Any) -> Any:
 
 
 @inline
-def quantile32(x: Any, h: Any) -> Any:
-    """Return z for any h >= 2**-126. Tails are rare, so most vectors skip them whole."""
+def quantile32(x: Any, h: Any, sign: Any) -> Any:
+    """Return z for any h >= 2**-126, with the sign of x, which `sign` has as a bit.
+
+    Tails are rare, so most vectors skip them whole.
+    """
     z = _wide32(x, h)
     rare = h < _WIDE_MIN
     if any_lane(rare):
-        z = select(rare, _tail32(h), z)
+        z = select(rare, float_of(bits_of(_tail32(h)) | sign), z)
     return z
 
 

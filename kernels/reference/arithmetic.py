@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 __all__ = ["fma", "polynomial"]
 
-Real = NDArray[Any]
+#: Arrays, or NumPy scalars that broadcast; float32 or float64.
+Real = Any
 _SPLITTER = np.float64(2**27 + 1)
 # Outside of this range of magnitudes the low part of a product may underflow, or a split overflow.
 _SAFE_LOW, _SAFE_HIGH = 2.0**-900, 2.0**900
 
 
-def fma(a: Real, b: Real, c: Real) -> Real:
+def fma(a: Real, b: Real, c: Real) -> NDArray[Any]:
     """Return ``a * b + c`` with one rounding; all three float32 or all three float64, broadcast."""
     a, b, c = np.broadcast_arrays(a, b, c)
     if a.dtype == np.float32:
@@ -25,10 +26,11 @@ def fma(a: Real, b: Real, c: Real) -> Real:
     return _fma64(a, b, c)
 
 
-def _fma32(a: Real, b: Real, c: Real) -> Real:
+def _fma32(a: Real, b: Real, c: Real) -> NDArray[Any]:
     # The product is exact in float64. Rounding the sum to odd keeps what a second rounding needs to know.
     product = a.astype(np.float64) * b.astype(np.float64)
-    return _add_to_odd(product, c.astype(np.float64)).astype(np.float32)
+    rounded: NDArray[Any] = _add_to_odd(product, c.astype(np.float64)).astype(np.float32)
+    return rounded
 
 
 def _two_sum(a: Real, b: Real) -> tuple[Real, Real]:
@@ -54,13 +56,13 @@ def _add_to_odd(a: Real, b: Real) -> Real:
     return np.where((error != 0) & even, np.nextafter(total, towards), total)
 
 
-def _fma64(a: Real, b: Real, c: Real) -> Real:
+def _fma64(a: Real, b: Real, c: Real) -> NDArray[Any]:
     # Boldo and Melquiond (2008), "Emulation of FMA and correctly rounded sums: proved algorithms".
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         high, low = _two_product(a, b)
         term_high, term_low = _two_sum(c, low)
         sum_high, sum_low = _two_sum(high, term_high)
-        result = sum_high + _add_to_odd(term_low, sum_low)
+        result: NDArray[Any] = sum_high + _add_to_odd(term_low, sum_low)
     product = np.abs(high)
     unsafe = (
         (((product < _SAFE_LOW) | (np.abs(c) < _SAFE_LOW)) & (a != 0) & (b != 0) & (c != 0))
@@ -87,10 +89,10 @@ def _fma_exact(a: float, b: float, c: float) -> float:
         return float(np.copysign(np.inf, exact > 0 or -1))
 
 
-def polynomial(coefficients: Sequence[float], v: Real) -> Real:
+def polynomial(coefficients: Sequence[float], v: NDArray[Any]) -> NDArray[Any]:
     """Evaluate a polynomial (lowest power first) by Horner's rule in fma, in the type of `v`."""
     *rest, last = (np.asarray(c, v.dtype) for c in coefficients)
-    value: Real = np.broadcast_to(last, v.shape)
+    value: NDArray[Any] = np.broadcast_to(last, v.shape)
     for c in reversed(rest):
         value = fma(value, v, c)
     return value

@@ -33,7 +33,8 @@ def draw(
     """Return the values at global indices `index` (1-D), in `dtype`."""
     if kind == constants.CONSTANT:
         pattern = np.full(index.shape, split, np.uint64).astype(f"u{dtype.itemsize}")
-        return pattern.view(dtype)
+        constants_of: Any = pattern.view(dtype)
+        return constants_of
     if dtype == np.float64:
         words = philox_words(np.stack([2 * index, 2 * index + np.uint64(1)], axis=-1), stream, seed)
         wide = words[..., 0].astype(np.uint64) | (words[..., 1].astype(np.uint64) << np.uint64(32))
@@ -43,7 +44,7 @@ def draw(
     if kind == constants.BOUNDED_NORMAL:
         value = np.clip(bounded_normal64(words, split, p), p[parameters.LOW], p[parameters.HIGH])
         return value.astype(np.float32).astype(dtype)
-    single = _SAMPLERS[kind](words, p)
+    single: NDArray[Any] = _SAMPLERS[kind](words, p)
     if dtype == np.float32:
         return single
     low, high = np.float32(p[parameters.LOW]), np.float32(p[parameters.HIGH])

@@ -13,17 +13,16 @@ from initium.kernels.reference.quantile import central_quantile32, quantile32, q
 
 __all__ = ["bounded_normal64", "central_normal32", "normal32"]
 
-_MAGNITUDE = np.uint32(0x7FFFFFFF)
+_MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
 def _symmetric32(quantile: Any, words: NDArray[np.uint32], p: NDArray[np.float64]) -> NDArray[Any]:
     single = p.astype(np.float32)
-    magnitude = words & _MAGNITUDE
-    x = fma(magnitude.astype(np.float32), single[P.X_STEP], single[P.X_START])
-    h = fma((_MAGNITUDE - magnitude).astype(np.float32), single[P.H_STEP], single[P.H_START])
-    z = quantile(x, h)
-    signed = np.where(words > _MAGNITUDE, -z, z)
-    return fma(signed, single[P.SCALE], single[P.OFFSET])
+    signed = words.view(np.int32)
+    complement = _MAGNITUDE - np.where(signed < 0, ~signed, signed)
+    x = fma(signed.astype(np.float32), single[P.X_STEP], single[P.X_START])
+    h = fma(complement.astype(np.float32), single[P.H_STEP], single[P.H_START])
+    return fma(quantile(x, h), single[P.SCALE], single[P.OFFSET])
 
 
 def central_normal32(words: NDArray[np.uint32], p: NDArray[np.float64]) -> NDArray[Any]:
@@ -42,8 +41,8 @@ def bounded_normal64(words: NDArray[Any], split: int, p: NDArray[np.float64]) ->
     w, border = words.astype(np.uint64), np.uint64(split)
     above = w <= border
     with np.errstate(over="ignore"):  # of the side that is not chosen
-        magnitude = np.where(above, w, w - border - np.uint64(1)).astype(np.float64)
-        complement = (np.where(above, border, last) - w).astype(np.float64)
+        magnitude = np.where(above, w, last - w).astype(np.float64)
+        complement = np.where(above, border - w, w - border - np.uint64(1)).astype(np.float64)
     side = np.where(above[:, None], p[P.POSITIVE : P.NEGATIVE], p[P.NEGATIVE : P.END])
     x = fma(magnitude, side[:, P.SIDE_X_STEP], side[:, P.SIDE_X_START])
     ratio = fma(complement, side[:, P.SIDE_RATIO_STEP], side[:, P.SIDE_RATIO_START])

@@ -30,7 +30,7 @@ def _exponent_and_fraction(a: Real) -> tuple[Real, Real]:
 
 
 def central_quantile32(x: Real, h: Real) -> Real:
-    """Return z for h >= Phi(-2)."""
+    """Return z for h >= Phi(-2), with the sign of x."""
     s = fma(-h, h, h)
     a, b = (polynomial(c, s) for c in (C.NORMAL32_CENTRAL_A, C.NORMAL32_CENTRAL_B))
     return fma(x * a, np.float32(1) / b, x)
@@ -51,10 +51,10 @@ def _tail32(h: Real) -> Real:
 
 
 def quantile32(x: Real, h: Real) -> Real:
-    """Return z for any h >= 2**-126."""
+    """Return z for any h >= 2**-126, with the sign of x."""
     z = _wide32(x, h)
     rare = h < np.float32(C.NORMAL_WIDE_MIN_H)
-    z[rare] = _tail32(h[rare])
+    z[rare] = np.copysign(_tail32(h[rare]), x[rare])
     return z
 
 
@@ -90,7 +90,8 @@ def _far64(w: Real) -> Real:
     p = polynomial(C.NORMAL64_FAR_5, l)
     for row in (C.NORMAL64_FAR_4, C.NORMAL64_FAR_3, C.NORMAL64_FAR_2, C.NORMAL64_FAR_1):
         p = fma(p, i, polynomial(row, l))
-    return np.sqrt(fma(p, i, y - l))
+    z: Real = np.sqrt(fma(p, i, y - l))
+    return z
 
 
 def quantile64(x: Real, h: Real, ratio: Real, w_reference: Real) -> Real:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from initium.checks import check_integer
 
-__all__ = ["Axis", "Box", "box_of", "rows"]
+__all__ = ["Box", "Part", "box_of", "parts", "whole"]
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,34 @@ class Box:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """One axis of a box in memory: extent, global indices per step, bytes per step."""
 
     extent: int
     index_step: int
     byte_step: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a box with few axes, as one row of a job table describes it.
+
+    Attributes
+    ----------
+    index, byte
+        Offsets of the part's first element from the box's first element.
+    count
+        Number of elements.
+    extents, index_steps, byte_steps
+        The axes, padded in front with axes of one element; the last one has index step 1.
+    """
+
+    index: int
+    byte: int
+    count: int
+    extents: tuple[int, ...]
+    index_steps: tuple[int, ...]
+    byte_steps: tuple[int, ...]
 
 
 def _strides(shape: Sequence[int]) -> tuple[int, ...]:
@@ -53,6 +75,12 @@ def _strides(shape: Sequence[int]) -> tuple[int, ...]:
         strides.append(step)
         step *= extent
     return tuple(reversed(strides))
+
+
+@lru_cache(maxsize=4096)
+def whole(shape: tuple[int, ...]) -> Box:
+    """Return the box of all elements."""
+    return Box(shape, 0, _strides(shape))
 
 
 def box_of(shape: tuple[int, ...], box: Any = None) -> Box:
@@ -73,9 +101,9 @@ def box_of(shape: tuple[int, ...], box: Any = None) -> Box:
     ValueError
         If it has too many slices, or one reaches out of its axis.
     """
-    strides = _strides(shape)
     if box is None:
-        return Box(shape, 0, strides)
+        return whole(shape)
+    strides = _strides(shape)
     extents, steps, start = [], [], 0
     for axis, (part, extent, stride) in enumerate(
         zip(_complete(box, len(shape)), shape, strides, strict=True)
@@ -143,35 +171,35 @@ def _merged(axes: Sequence[Axis], itemsize: int) -> list[Axis]:
     return merged
 
 
-def rows(
-    box: Box, byte_steps: Sequence[int], itemsize: int, limit: int
-) -> Iterator[tuple[int, int, list[Axis]]]:
+@lru_cache(maxsize=4096)
+def parts(box: Box, byte_steps: tuple[int, ...], itemsize: int, limit: int) -> tuple[Part, ...]:
     """Split a box in memory into parts of at most `limit` axes.
 
     Parameters
     ----------
     box
-        The part that is made; not empty.
+        The part of a tensor that is made; not empty.
     byte_steps
         Bytes per step along each axis of the box.
     itemsize
         Bytes per value.
     limit
         Axes that one row of a job table has.
-
-    Yields
-    ------
-    (int, int, list of Axis)
-        Index offset from the box's first element, byte offset likewise, and the `limit` axes, padded in
-        front with axes of one element; the last one has index step 1.
     """
-    axes = _merged(
-        [Axis(*axis) for axis in zip(box.shape, box.steps, byte_steps, strict=True)],
-        itemsize,
-    )
+    axes = _merged([Axis(*axis) for axis in zip(box.shape, box.steps, byte_steps, strict=True)], itemsize)
     outer, inner = axes[:-limit], axes[-limit:]
     padded = [Axis(1, 0, 0)] * (limit - len(inner)) + inner
-    for position in product(*(range(axis.extent) for axis in outer)):
-        index = sum(i * axis.index_step for i, axis in zip(position, outer, strict=True))
-        byte = sum(i * axis.byte_step for i, axis in zip(position, outer, strict=True))
-        yield index, byte, padded
+    extents, index_steps, bytes_ = (tuple(axis[k] for axis in padded) for k in range(3))
+    count = math.prod(extents)
+    positions = product(*(range(axis.extent) for axis in outer))
+    return tuple(
+        Part(
+            sum(i * axis.index_step for i, axis in zip(position, outer, strict=True)),
+            sum(i * axis.byte_step for i, axis in zip(position, outer, strict=True)),
+            count,
+            extents,
+            index_steps,
+            bytes_,
+        )
+        for position in positions
+    )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 __all__ = [
+    "check_choice",
     "check_count",
     "check_finite",
     "check_name",
@@ -19,6 +20,12 @@ __all__ = [
 
 _SEED_LIMIT = 1 << 64
 _SIZE_LIMIT = 1 << 63
+
+
+def check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise unless `value` is one of `choices`, which the message lists."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{argument}={value!r} is unknown; expected one of {', '.join(choices)}")
 
 
 def check_number(argument: str, value: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,8 @@ class Destination:
     @property
     def span(self) -> tuple[int, int]:
         """First address and the address behind the last byte that the array can touch."""
-        reach = [(n - 1) * step for n, step in zip(self.shape, self.byte_steps, strict=True)]
-        low = self.address + sum(r for r in reach if r < 0)
-        return low, self.address + sum(r for r in reach if r > 0) + self.dtype.itemsize
+        low, high = _reach(self.shape, self.byte_steps)
+        return self.address + low, self.address + high + self.dtype.itemsize
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -79,7 +79,7 @@ def destination_of(array: Any, argument: str = "out") -> Destination:
         destination = _of_torch(array, argument)
     else:
         raise TypeError(f"{argument} is a {type(array).__name__}; expected a NumPy array or a torch tensor")
-    if _overlaps_itself(destination):
+    if _overlaps_itself(destination.shape, destination.byte_steps, destination.dtype.itemsize):
         raise ValueError(
             f"{argument} of shape {destination.shape} and strides {destination.byte_steps} has elements that "
             "share memory; expected one place per element"
@@ -109,19 +109,24 @@ def _dtype_of(dtype: Any, argument: str) -> DType:
         raise ValueError(f"{argument}: {error}") from None
 
 
-def _overlaps_itself(destination: Destination) -> bool:
+@lru_cache(maxsize=4096)
+def _overlaps_itself(shape: tuple[int, ...], byte_steps: tuple[int, ...], itemsize: int) -> bool:
     """Tell whether axes interleave; each axis, from the smallest step up, must clear all before it."""
-    if 0 in destination.shape:
+    if 0 in shape:
         return False
-    axes = sorted(
-        (abs(step), n) for n, step in zip(destination.shape, destination.byte_steps, strict=True) if n > 1
-    )
-    clear = destination.dtype.itemsize
-    for step, n in axes:
+    clear = itemsize
+    for step, n in sorted((abs(step), n) for n, step in zip(shape, byte_steps, strict=True) if n > 1):
         if step < clear:
             return True
-        clear = step * (n - 1) + clear
+        clear += step * (n - 1)
     return False
+
+
+@lru_cache(maxsize=4096)
+def _reach(shape: tuple[int, ...], byte_steps: tuple[int, ...]) -> tuple[int, int]:
+    """Return the lowest and the highest byte offset of an element's first byte."""
+    reach = [(n - 1) * step for n, step in zip(shape, byte_steps, strict=True)]
+    return sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
 
 
 def allocate(shape: Sequence[int], dtype: DType) -> Any:

@@ -58,7 +58,7 @@ class DType:
         """
         with np.errstate(over="ignore"):
             source = np.float64(value) if self.word_bits == 64 else np.float32(value)
-            if abs(source) > self.max:
+            if abs(float(source)) > self.max:
                 # float8_e4m3fn has no infinity, and what rounds down to `max` is for `at_most` to tell.
                 return math.copysign(math.inf, value)
             return float(np.asarray(source).astype(self.numpy))
@@ -87,6 +87,11 @@ class DType:
         return highest if highest < value else -self.above(-highest)
 
 
+def _max(scalar: Any) -> float:
+    finfo: Any = ml_dtypes.finfo
+    return float(finfo(scalar).max)
+
+
 def _table() -> dict[str, DType]:
     rows = (
         ("float32", np.float32, 32, "F32"),
@@ -97,7 +102,7 @@ def _table() -> dict[str, DType]:
         ("float8_e5m2", ml_dtypes.float8_e5m2, 32, "F8_E5M2"),
     )
     return {
-        name: DType(name, np.dtype(scalar), bits, float(ml_dtypes.finfo(scalar).max), code, index)
+        name: DType(name, np.dtype(scalar), bits, _max(scalar), code, index)
         for index, (name, scalar, bits, code) in enumerate(rows)
     }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,10 @@ from initium.kernels import constants
 from initium.kernels import parameters as P
 
 __all__ = ["ConstantFill", "Encoding", "Fill", "NormalFill", "TruncatedNormalFill", "UniformFill"]
+
+
+#: A number, exact where rounding decides.
+Real: TypeAlias = float | Fraction
 
 
 class Encoding(NamedTuple):
@@ -53,7 +57,6 @@ class Fill(Protocol):
 # --- the affine map ---------------------------------------------------------------------------------------
 
 _F32, _F64 = DTYPES["float32"], DTYPES["float64"]
-_Real = float | Fraction
 
 
 def _arithmetic(dtype: DType) -> DType:
@@ -98,9 +101,10 @@ def _row(values: dict[int, float]) -> tuple[float, ...]:
     return tuple(row)
 
 
-def _inside(fill: Fill, low: _Real, high: _Real, dtype: DType) -> tuple[float, float]:
+def _inside(fill: Fill, low: Real, high: Real, dtype: DType) -> tuple[float, float]:
     """Return the smallest and largest value of `dtype` in [low, high]; raise if there is none."""
-    least, most = dtype.at_least(low), dtype.at_most(high)
+    # A zero bound carries its side's sign: then compare-and-select and min/max instructions agree.
+    least, most = dtype.at_least(low) or -0.0, dtype.at_most(high) or 0.0
     if least > most:
         raise ValueError(
             f"{fill} holds no value of dtype {dtype}; expected a wider interval or a finer dtype"
@@ -108,9 +112,8 @@ def _inside(fill: Fill, low: _Real, high: _Real, dtype: DType) -> tuple[float, f
     return least, most
 
 
-def _check_reach(fill: Fill, low: _Real, high: _Real, dtype: DType) -> None:
-    reach = max(abs(low), abs(high))
-    if reach > dtype.max:
+def _check_reach(fill: Fill, low: Real, high: Real, dtype: DType) -> None:
+    if abs(low) > dtype.max or abs(high) > dtype.max:
         raise ValueError(f"{fill} overflows dtype {dtype}; expected values of at most {dtype.max:.6g}")
 
 
@@ -149,7 +152,7 @@ class ConstantFill:
         return Encoding(constants.CONSTANT, int.from_bytes(item.tobytes(), np_byte_order()), _row({}))
 
 
-def np_byte_order() -> str:
+def np_byte_order() -> Literal["little", "big"]:
     """Return the byte order of this machine, as `int.from_bytes` names it."""
     return "little" if np.dtype("<u2").isnative else "big"
 
@@ -192,7 +195,7 @@ def _encode_uniform(fill: UniformFill, dtype: DType) -> Encoding:
     _check_reach(fill, fill.low, fill.high, dtype)
     real = _arithmetic(dtype)
     low, high = real.at_least(fill.low), real.below(fill.high)
-    least, most = dtype.at_least(fill.low), dtype.below(fill.high)
+    least, most = dtype.at_least(fill.low) or -0.0, dtype.below(fill.high) or 0.0
     if low > high or least > most:
         raise ValueError(
             f"{fill} holds no value of dtype {dtype}; expected a wider interval or a finer dtype"
@@ -262,7 +265,7 @@ class TruncatedNormalFill:
         return self.scale * math.sqrt(_truncated_moments(self.lower, self.upper)[1])
 
     @property
-    def bounds(self) -> tuple[_Real, _Real]:
+    def bounds(self) -> tuple[Real, Real]:
         """The exact interval, in the units of the values."""
         return tuple(  # type: ignore[return-value]
             Fraction(self.location) + Fraction(self.scale) * Fraction(b) if math.isfinite(b) else b
@@ -307,7 +310,8 @@ def _encode_normal(fill: TruncatedNormalFill, dtype: DType) -> Encoding:
     reach = [min(max(b, -farthest), farthest) for b in (fill.lower, fill.upper)]
     if math.isfinite(fill.lower) and fill.lower > 0:
         reach[1] = min(fill.upper, fill.lower + farthest)
-    _check_reach(fill, *(Fraction(fill.location) + Fraction(fill.scale) * Fraction(z) for z in reach), dtype)
+    least, most = (Fraction(fill.location) + Fraction(fill.scale) * Fraction(z) for z in reach)
+    _check_reach(fill, least, most, dtype)
     low, high = _inside(fill, *fill.bounds, dtype)
     with gauss.exact():
         if dtype.word_bits == 32 and fill.lower == -fill.upper:
@@ -328,9 +332,10 @@ def _encode_symmetric(fill: TruncatedNormalFill, low: float, high: float) -> Enc
         low32, high32 = (_F32.at_least(fill.bounds[0]), _F32.at_most(fill.bounds[1]))
         reach = Fraction(fill.upper)
         scale, offset = _affine(Fraction(fill.scale), Fraction(fill.location), reach, low32, high32, _F32)
-    x_step = Decimal(constants.NORMAL_X_SCALE) * kept / (1 << 31)
-    h_step = kept / (1 << 32)
     central = fill.upper <= constants.CENTRAL_SIGMAS
+    x_scale = constants.NORMAL32_CENTRAL_X_SCALE if central else constants.NORMAL32_WIDE_X_SCALE
+    x_step = Decimal(x_scale) * kept / (1 << 31)
+    h_step = kept / (1 << 32)
     return Encoding(
         constants.CENTRAL_NORMAL if central else constants.NORMAL,
         0,
@@ -376,7 +381,7 @@ def _side(near: float, far: float, words: int) -> dict[int, float]:
     log_near = gauss.log_tail(near)
     ratio_start = Decimal(0) if math.isinf(far) else (gauss.log_tail(far) - log_near).exp()
     ratio_step = (1 - ratio_start) / words
-    x_scale = Decimal(constants.NORMAL_X_SCALE)
+    x_scale = Decimal(constants.NORMAL64_WIDE_X_SCALE)
     x_step = x_scale * 2 * (near_tail - far_tail) / words
     return {
         P.SIDE_X_STEP: float(x_step),

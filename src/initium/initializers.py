@@ -6,13 +6,14 @@ One general class per family and one-line specialisations; aliases by assignment
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from initium import fans as _fans
-from initium.checks import check_finite, check_number, check_std
+from initium.checks import check_choice, check_finite, check_number, check_std
 from initium.fills import ConstantFill, Fill, NormalFill, TruncatedNormalFill, UniformFill
+from initium.gains import squared_gain
 
 __all__ = [
     "Constant",
@@ -148,7 +149,7 @@ class TruncatedNormal:
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["uniform", "normal", "truncated_normal"]
 
-_MODES = {
+_MODES: dict[str, Callable[[_fans.Fans], float]] = {
     "fan_in": lambda fans: fans.fan_in,
     "fan_out": lambda fans: fans.fan_out,
     "fan_avg": lambda fans: (fans.fan_in + fans.fan_out) / 2,
@@ -199,8 +200,8 @@ class VarianceScaling:
     def __post_init__(self) -> None:
         if check_finite("scale", self.scale) <= 0:
             raise ValueError(f"scale={self.scale} is not positive; expected a number > 0")
-        _check_choice("mode", self.mode, tuple(_MODES))
-        _check_choice("distribution", self.distribution, _DISTRIBUTIONS)
+        check_choice("mode", self.mode, tuple(_MODES))
+        check_choice("distribution", self.distribution, _DISTRIBUTIONS)
         _fans.lookup(self.layout)
 
     def fans(self, shape: Sequence[int]) -> _fans.Fans:
@@ -213,59 +214,104 @@ class VarianceScaling:
         return _by_std(self.distribution, self.scale / max(1.0, n))
 
 
-def _check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{argument}={value!r} is unknown; expected one of {', '.join(choices)}")
-
-
 # --- one-line specialisations -------------------------------------------------------------------------------
 
 Layout = str | _fans.Layout
 
 
 def zeros() -> Constant:
-    """Every weight is 0."""
+    """0.
+
+    Peers: torch zeros_; Keras Zeros; JAX zeros.
+    """
     return Constant(0.0)
 
 
 def ones() -> Constant:
-    """Every weight is 1."""
+    """1.
+
+    Peers: torch ones_; Keras Ones; JAX ones.
+    """
     return Constant(1.0)
 
 
 def constant(value: float) -> Constant:
-    """Every weight is `value`."""
+    """`value`.
+
+    Peers: torch constant_; Keras Constant; JAX constant; Caffe ConstantFiller.
+    """
     return Constant(value)
 
 
-def glorot_uniform(layout: Layout = "out_in") -> VarianceScaling:
-    """U(+-sqrt(6 / (fan_in + fan_out))) (Glorot and Bengio 2010)."""
-    return VarianceScaling(1.0, "fan_avg", "uniform", layout)
+def glorot_uniform(layout: Layout = "out_in", *, gain: float = 1.0) -> VarianceScaling:
+    """U(+-gain sqrt(6 / (fan_in + fan_out))).
+
+    Source: Glorot and Bengio 2010, eq. 16 (their normalised initialization).
+    Peers: torch xavier_uniform_; Keras GlorotUniform; JAX glorot_uniform.
+    """
+    return VarianceScaling(gain**2, "fan_avg", "uniform", layout)
 
 
-def glorot_normal(layout: Layout = "out_in") -> VarianceScaling:
-    """Truncated normal of variance 2 / (fan_in + fan_out) (Glorot and Bengio 2010)."""
-    return VarianceScaling(1.0, "fan_avg", "truncated_normal", layout)
+def glorot_normal(layout: Layout = "out_in", *, gain: float = 1.0, truncated: bool = True) -> VarianceScaling:
+    """N(0, 2 gain^2 / (fan_in + fan_out)); cut at 2 sigmas with the std corrected, unless not `truncated`.
+
+    Source: Glorot and Bengio 2010, eq. 12.
+    Peers: Keras GlorotNormal; JAX glorot_normal; torch xavier_normal_ (not truncated).
+    """
+    return VarianceScaling(gain**2, "fan_avg", _bell(truncated), layout)
 
 
-def he_uniform(layout: Layout = "out_in") -> VarianceScaling:
-    """U(+-sqrt(6 / fan_in)) (He et al. 2015)."""
-    return VarianceScaling(2.0, "fan_in", "uniform", layout)
+def he_uniform(
+    layout: Layout = "out_in", *, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
+) -> VarianceScaling:
+    """U(+-gain sqrt(3 / n)), with the gain of the nonlinearity, for leaky_relu sqrt(2 / (1 + a^2)).
+
+    Source: He et al. 2015, section 2.2.
+    Peers: torch kaiming_uniform_; Keras HeUniform; JAX he_uniform.
+    """
+    return VarianceScaling(squared_gain(nonlinearity, a), mode, "uniform", layout)
 
 
-def he_normal(layout: Layout = "out_in") -> VarianceScaling:
-    """Truncated normal of variance 2 / fan_in (He et al. 2015)."""
-    return VarianceScaling(2.0, "fan_in", "truncated_normal", layout)
+def he_normal(
+    layout: Layout = "out_in",
+    *,
+    a: float = 0.0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    truncated: bool = True,
+) -> VarianceScaling:
+    """N(0, gain^2 / n); cut at 2 sigmas with the std corrected, unless not `truncated`.
+
+    Under the names `kaiming_normal` and `msra_normal` too, as in JAX: truncated. torch's kaiming_normal_ and
+    Caffe's MSRAFiller do not truncate: that is ``truncated=False``, `initium.torch.init.kaiming_normal_`
+    and `caffe_msra`.
+
+    Source: He et al. 2015, section 2.2.
+    Peers: Keras HeNormal; JAX he_normal; torch kaiming_normal_ (not truncated).
+    """
+    return VarianceScaling(squared_gain(nonlinearity, a), mode, _bell(truncated), layout)
 
 
 def lecun_uniform(layout: Layout = "out_in") -> VarianceScaling:
-    """U(+-sqrt(3 / fan_in)) (LeCun et al. 1998)."""
+    """U(+-sqrt(3 / fan_in)).
+
+    Source: LeCun et al. 1998, section 4.6.
+    Peers: Keras LecunUniform; JAX lecun_uniform.
+    """
     return VarianceScaling(1.0, "fan_in", "uniform", layout)
 
 
-def lecun_normal(layout: Layout = "out_in") -> VarianceScaling:
-    """Truncated normal of variance 1 / fan_in (LeCun et al. 1998; Klambauer et al. 2017)."""
-    return VarianceScaling(1.0, "fan_in", "truncated_normal", layout)
+def lecun_normal(layout: Layout = "out_in", *, truncated: bool = True) -> VarianceScaling:
+    """N(0, 1 / fan_in); cut at 2 sigmas with the std corrected, unless not `truncated`.
+
+    Source: LeCun et al. 1998, section 4.6; Klambauer et al. 2017 for SELU.
+    Peers: Keras LecunNormal; JAX lecun_normal.
+    """
+    return VarianceScaling(1.0, "fan_in", _bell(truncated), layout)
+
+
+def _bell(truncated: bool) -> Distribution:
+    return "truncated_normal" if truncated else "normal"
 
 
 xavier_uniform = glorot_uniform

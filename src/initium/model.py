@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,10 +105,7 @@ class _Done:
     def nbytes(self) -> int:
         if not self.writes:
             return 0
-        size = 1
-        for n in self.destination.shape:
-            size *= n
-        return size * self.destination.dtype.itemsize
+        return math.prod(self.destination.shape) * self.destination.dtype.itemsize
 
     def report(self, seconds_per_byte: float) -> ParameterReport:
         assignment = self.assignment
@@ -224,7 +223,8 @@ def _mapping(params: Any) -> Mapping[str, Any]:
     if hasattr(params, "named_parameters"):
         return dict(params.named_parameters(remove_duplicate=False))
     raise TypeError(
-        f"params is a {type(params).__name__}; expected a mapping of names to arrays or specs, or a torch module"
+        f"params is a {type(params).__name__}; expected a mapping of names to arrays or specs, "
+        "or a torch module"
     )
 
 
@@ -298,38 +298,32 @@ def _tied(destinations: Mapping[str, Destination]) -> dict[str, str]:
 
 def _check_apart(name: str, a: Destination, other: str, b: Destination) -> None:
     try:
-        shared = np.shares_memory(np.asarray(_Memory(a)), np.asarray(_Memory(b)), max_work=10**6)
+        limit: Any = 10**6  # work that settles all but contrived strides
+        shared = np.shares_memory(np.asarray(_Memory(a)), np.asarray(_Memory(b)), max_work=limit)
     except np.exceptions.TooHardError:
         shared = True
     if shared:
         raise ValueError(
-            f"params[{name!r}] and params[{other!r}] overlap without being the same; expected separate or tied"
+            f"params[{name!r}] and params[{other!r}] overlap without being the same; "
+            "expected separate or tied memory"
         )
 
 
 # --- progress -----------------------------------------------------------------------------------------------
 
 
-class _reporter:  # noqa: N801
-    """Turns `progress` into what a backend calls, or None."""
-
-    def __init__(self, progress: bool | Callable[[int, int], None], total: int) -> None:
-        self._progress, self._total, self._bar = progress, total, None
-
-    def __enter__(self) -> Callable[[int], None] | None:
-        if self._progress is False:
-            return None
-        if callable(self._progress):
-            function, total = self._progress, self._total
-            return lambda units: function(units, total)
+@contextmanager
+def _reporter(
+    progress: bool | Callable[[int, int], None], total: int
+) -> Iterator[Callable[[int], None] | None]:
+    """Turn `progress` into what a backend calls, or None."""
+    if callable(progress):
+        yield lambda units: progress(units, total)
+    elif not progress:
+        yield None
+    else:
         from rich.progress import Progress
 
-        bar = Progress()
-        bar.start()
-        self._bar: Any = bar
-        task = bar.add_task("weights", total=self._total)
-        return lambda units: bar.update(task, completed=units)
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        with Progress() as bar:
+            task = bar.add_task("weights", total=total)
+            yield lambda units: bar.update(task, completed=units)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initium.boxes import Box, rows
+from initium.boxes import Box, parts
 from initium.checks import check_seed
 from initium.destinations import Destination
-from initium.fills import Fill
+from initium.fills import Encoding, Fill
 from initium.kernels import constants
 
 __all__ = ["Job", "Plan", "Table", "plan"]
@@ -102,28 +102,22 @@ def plan(jobs: Iterable[Job], seed: int) -> Plan:
     return Plan(seed, tuple(tables), listed)
 
 
-def _rows(job: Job, encoding: Any) -> Iterable[tuple[Any, ...]]:
-    destination = job.destination
-    parts = rows(job.box, destination.byte_steps, destination.dtype.itemsize, constants.JOB_AXES)
-    for index, byte, axes in parts:
-        extent = tuple(axis.extent for axis in axes)
+def _rows(job: Job, encoding: Encoding) -> Iterable[tuple[Any, ...]]:
+    destination, start = job.destination, job.box.start
+    itemsize = destination.dtype.itemsize
+    for part in parts(job.box, destination.byte_steps, itemsize, constants.JOB_AXES):
         yield (
-            destination.address + byte,
+            destination.address + part.byte,
             job.stream,
-            job.box.start + index,
+            start + part.index,
             encoding.split,
-            _product(extent),
+            part.count,
             0,
-            extent,
-            tuple(axis.index_step for axis in axes),
-            tuple(axis.byte_step for axis in axes),
+            part.extents,
+            part.index_steps,
+            part.byte_steps,
             encoding.parameters,
         )
-
-
-def _product(extent: tuple[int, ...]) -> int:
-    a, b, c, d = extent
-    return a * b * c * d
 
 
 def _table(kind: str, output: str, lines: list[tuple[Any, ...]]) -> Table:

@@ -99,7 +99,7 @@ class Rules:
 
     @classmethod
     def of(cls, rules: RulesLike) -> Rules:
-        """Make rules from a mapping or from pairs of (pattern, initializer), or from one initializer for all."""
+        """Make rules from a mapping, from pairs of (pattern, initializer), or from one initializer."""
         if isinstance(rules, Rules):
             return rules
         if isinstance(rules, (Initializer, Skip)):

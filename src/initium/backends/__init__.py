@@ -75,7 +75,8 @@ def backend_for(devices: Iterable[str], name: str | None = None) -> Backend:
     chosen = lookup(name if name is not None else _preferred(wanted[0]))
     if wanted[0] not in chosen.devices:
         raise ValueError(
-            f"backend={chosen.name!r} fills memory of {', '.join(chosen.devices)}; the destination is on {wanted[0]}"
+            f"backend={chosen.name!r} fills memory of {', '.join(chosen.devices)}; "
+            f"the destination is on {wanted[0]}"
         )
     return chosen
 

@@ -62,10 +62,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-
-
 def _draw(table: Table, counter: NDArray[np.int64], key: int) -> None:
-    run(table.rows, table.tiles, np.uint64(counter.ctypes.data), np.uint64(key), TAGS[table.kind], TAGS[table.output])
+    kind, output = TAGS[table.kind], TAGS[table.output]
+    run(table.rows, table.tiles, np.uint64(counter.ctypes.data), np.uint64(key), kind, output)
 
 
 def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:

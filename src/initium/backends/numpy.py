@@ -32,12 +32,15 @@ def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
 
 def _view(row: Any, table: Table) -> NDArray[Any]:
     """Return the box of one row as an array over its memory."""
-    dtype = np.dtype(f"u{int(table.output[4:]) // 8}") if table.output not in DTYPES else DTYPES[table.output].numpy
+    if table.output in DTYPES:
+        dtype = DTYPES[table.output].numpy
+    else:
+        dtype = np.dtype(f"u{int(table.output.removeprefix('bits')) // 8}")
     extent, steps = (tuple(int(n) for n in row[field]) for field in ("extent", "byte_step"))
     reach = [(n - 1) * step for n, step in zip(extent, steps, strict=True)]
     low = sum(r for r in reach if r < 0)
     size = sum(abs(r) for r in reach) + dtype.itemsize
-    memory = (ctypes.c_char * size).from_address(int(row["address"]) + low)
+    memory: Any = (ctypes.c_char * size).from_address(int(row["address"]) + low)
     return np.ndarray(extent, dtype, memory, -low, steps)
 
 

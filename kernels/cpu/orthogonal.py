@@ -1,0 +1,188 @@
+"""Haar matrices on CPU cores: reflectors and T factors by Numba, the products by NumPy's BLAS.
+
+Everything here runs in one thread and without the GIL; who calls it spreads panels, blocks of columns or
+whole matrices over threads. `initium.kernels.reference.orthogonal` states what is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initium.kernels.cpu.jit import parallel_entry
+
+__all__ = ["PANEL", "Panel", "columns_of_q", "panel", "rows_of_q", "small"]
+
+#: Reflectors of a panel. Measured on AVX2: 64 makes thin products, 256 spends too long in T factors.
+PANEL = 128
+# Rows of a block update that are made at a time, so that they are still in cache when subtracted.
+_UPDATE_ROWS = 512
+
+Real = NDArray[Any]
+Indices = NDArray[np.intp]
+
+
+class Panel(NamedTuple):
+    """Reflectors ``first, first + 1, ...``: H_first H_(first + 1) ... = I - V' T V.
+
+    Attributes
+    ----------
+    first
+        Number of the first reflector.
+    vectors
+        V, shape (b, n - first): row i is zero before column i.
+    factor
+        T, shape (b, b), upper triangular.
+    signs
+        Signs of the diagonal of R, shape (b,).
+    """
+
+    first: int
+    vectors: Real
+    factor: Real
+    signs: Real
+
+
+@parallel_entry
+def _reflect(g: Any, signs: Any) -> None:
+    """Turn Gaussian rows into Householder vectors of squared length 2, in place."""
+    rows, length = g.shape
+    for i in range(rows):
+        g[i, :i] = 0
+        # Four sums, for one would wait for each addition.
+        s0 = s1 = s2 = s3 = 0.0
+        whole = i + (length - i) // 4 * 4
+        for j in range(i, whole, 4):
+            a, b, c, d = np.float64(g[i, j]), np.float64(g[i, j + 1]), np.float64(g[i, j + 2]), np.float64(g[i, j + 3])
+            s0, s1, s2, s3 = s0 + a * a, s1 + b * b, s2 + c * c, s3 + d * d
+        for j in range(whole, length):
+            s0 += np.float64(g[i, j]) ** 2
+        norm = np.sqrt((s0 + s1) + (s2 + s3))
+        head = np.float64(g[i, i])
+        negative = head >= 0  # the sign of -head: x goes to -sign(head) |x| e_1, without cancellation
+        signs[i] = -1 if negative else 1
+        if norm == 0:
+            g[i, i] = np.sqrt(2.0)
+            continue
+        scale = 1 / np.sqrt(norm * (norm + abs(head)))
+        factor = g.dtype.type(scale)
+        for j in range(i + 1, length):
+            g[i, j] *= factor
+        g[i, i] = (head + norm if negative else head - norm) * scale
+
+
+@parallel_entry
+def _invert(s: Any, t: Any) -> None:
+    """Write T, the inverse of striu(S) + diag(S) / 2, row by row from the last."""
+    b = s.shape[0]
+    for i in range(b - 1, -1, -1):
+        t[i, :] = 0
+        for k in range(i + 1, b):
+            u = s[i, k]
+            for j in range(k, b):
+                t[i, j] -= u * t[k, j]
+        r = 2 / s[i, i]
+        for j in range(i + 1, b):
+            t[i, j] *= r
+        t[i, i] = r
+
+
+def panel(first: int, gaussians: Real) -> Panel:
+    """Make a panel of Gaussians of shape (b, n - first), whose memory becomes the reflectors'.
+
+    T^-1 + T^-T = V V' holds with the rounded V (Puglisi 1992), so that I - V' T V is orthogonal however
+    V was rounded.
+    """
+    b = len(gaussians)
+    signs = np.empty(b, gaussians.dtype)
+    _reflect(gaussians, signs)
+    factor = np.empty((b, b), gaussians.dtype)
+    _invert(gaussians @ gaussians.T, factor)
+    return Panel(first, gaussians, factor, signs)
+
+
+def columns_of_q(panels: Sequence[Panel], n: int, columns: Indices) -> Real:
+    """Return columns of H_0 H_1 ... I, not yet signed.
+
+    Parameters
+    ----------
+    panels
+        In order, from reflector 0 up to at least the last column's.
+    n
+        Length of a column.
+    columns
+        Ascending.
+
+    Notes
+    -----
+    Reflector k leaves rows before k alone, and columns before k of the identity too: column j takes
+    reflectors j, j - 1, ..., 0, each on the rows behind its own number only.
+    """
+    q = np.zeros((n, len(columns)), panels[0].vectors.dtype)
+    q[columns, np.arange(len(columns))] = 1
+    update = np.empty((min(n, _UPDATE_ROWS), len(columns)), q.dtype)
+    for start, vectors, factor, _ in reversed(panels):
+        end = start + len(vectors)
+        own, later = np.searchsorted(columns, (start, end))
+        if own == len(columns):
+            continue
+        # V Q: columns of the identity pick columns of V, and later columns are zero in the rows before `end`.
+        w = np.empty((len(vectors), len(columns) - own), q.dtype)
+        w[:, : later - own] = vectors[:, columns[own:later] - start]
+        if later < len(columns):
+            np.matmul(vectors[:, len(vectors) :], q[end:, later:], out=w[:, later - own :])
+        w = factor @ w
+        for row in range(start, n, _UPDATE_ROWS):
+            target = q[row : row + _UPDATE_ROWS, own:]
+            part = vectors[:, row - start : row - start + _UPDATE_ROWS]
+            target -= np.matmul(part.T, w, out=update[: len(target), own:])
+    return q
+
+
+def rows_of_q(panels: Sequence[Panel], n: int, rows: Indices) -> Real:
+    """Return rows of H_0 H_1 ..., shape (len(rows), n), not yet signed; columns of given reflectors are final."""
+    q = np.zeros((len(rows), n), panels[0].vectors.dtype)
+    q[np.arange(len(rows)), rows] = 1
+    update = np.empty((len(rows), min(n, _UPDATE_ROWS)), q.dtype)
+    for start, vectors, factor, _ in panels:
+        w = vectors.T[rows] if start == 0 else q[:, start:] @ vectors.T
+        w = w @ factor
+        for column in range(start, n, _UPDATE_ROWS):
+            target = q[:, column : column + _UPDATE_ROWS]
+            part = vectors[:, column - start : column - start + _UPDATE_ROWS]
+            target -= np.matmul(w, part, out=update[:, : target.shape[1]])
+    return q
+
+
+@parallel_entry
+def small(g: Any, q: Any) -> None:
+    """Make many small matrices, one reflector after another: Gaussians (count, m, n) to Q (count, n, m).
+
+    Destroys `g`. Below about 64 rows this beats any number of calls of a BLAS.
+    """
+    count, m, n = g.shape
+    signs = np.empty(m, g.dtype)
+    w = np.empty(m, g.dtype)
+    for c in range(count):
+        v, x = g[c], q[c]
+        _reflect(v, signs)
+        x[:] = 0
+        for k in range(m - 1, -1, -1):
+            # Q = H_k Q on rows and columns from k on; column k is still that of the identity.
+            w[k] = v[k, k]
+            w[k + 1 :] = 0
+            for i in range(k + 1, n):
+                a = v[k, i]
+                for j in range(k + 1, m):
+                    w[j] += a * x[i, j]
+            x[k, k] = 1
+            for i in range(k, n):
+                a = v[k, i]
+                for j in range(k, m):
+                    x[i, j] -= a * w[j]
+        for i in range(n):
+            for j in range(m):
+                x[i, j] *= signs[j]

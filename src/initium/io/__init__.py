@@ -1,0 +1,16 @@
+"""Checkpoints on disk: the shapes in an existing one are read, a new one is written as it is filled."""
+
+from initium.io.safetensors import Checkpoint, CheckpointError, read_checkpoint
+from initium.io.writer import CHUNK_BYTES, SHARD_SIZE, Piece, Written, is_folder, write_checkpoint
+
+__all__ = [
+    "CHUNK_BYTES",
+    "SHARD_SIZE",
+    "Checkpoint",
+    "CheckpointError",
+    "Piece",
+    "Written",
+    "is_folder",
+    "read_checkpoint",
+    "write_checkpoint",
+]

@@ -1,0 +1,226 @@
+"""The safetensors format: what a checkpoint holds, and the header and index of a new one."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from initium import dtypes
+from initium.specs import TensorSpec
+
+__all__ = [
+    "INDEX_SUFFIX",
+    "SUFFIX",
+    "Checkpoint",
+    "CheckpointError",
+    "Extent",
+    "FileLayout",
+    "index_text",
+    "layout_file",
+    "read_checkpoint",
+    "split_into_shards",
+]
+
+SUFFIX = ".safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
+
+#: Readers refuse a longer header (safetensors' own limit).
+_HEADER_LIMIT = 100_000_000
+_HEADER_ALIGNMENT = 8
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, without its values.
+
+    Attributes
+    ----------
+    tensors
+        In the order of the files and, within a file, of the data.
+    metadata
+        Of the file or, for shards, of all files, the first one winning.
+    files
+        The ``.safetensors`` files.
+    """
+
+    tensors: tuple[TensorSpec, ...]
+    metadata: Mapping[str, str]
+    files: tuple[Path, ...]
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read names, shapes, dtypes and metadata of a ``.safetensors`` file or of shards; no data is read.
+
+    Parameters
+    ----------
+    path
+        A ``.safetensors`` file or a ``*.safetensors.index.json``. An index decides which tensors belong
+        to the model, as it does for loaders; others in its shards are left out.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file, or a shard that the index names, does not exist.
+    CheckpointError
+        If a header or index is malformed or truncated, a shard lacks a tensor that the index places in
+        it, or a tensor has a dtype that initium does not write (integers, for instance).
+    """
+    path = Path(path)
+    if not path.name.endswith(".json"):
+        tensors, metadata = _read_file(path)
+        return Checkpoint(
+            tuple(_spec(path, name, *entry) for name, entry in tensors.items()), metadata, (path,)
+        )
+
+    shards = _read_index(path)
+    specs: list[TensorSpec] = []
+    merged: dict[str, str] = {}
+    for shard, names in shards.items():
+        tensors, metadata = _read_file(shard)
+        if missing := [name for name in names if name not in tensors]:
+            raise CheckpointError(f"{shard}: holds no tensor {missing[0]!r}, which {path} places in it")
+        wanted = frozenset(names)
+        specs += [_spec(shard, name, *entry) for name, entry in tensors.items() if name in wanted]
+        merged = metadata | merged
+    return Checkpoint(tuple(specs), merged, tuple(shards))
+
+
+def _read_file(path: Path) -> tuple[dict[str, tuple[list[int], str]], dict[str, str]]:
+    """Return {name: (shape, safetensors dtype)} in the order of the data, and the metadata."""
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not a file; expected a safetensors file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.offset_keys()}
+            tensors = {name: (part.get_shape(), part.get_dtype()) for name, part in slices.items()}
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+
+
+def _spec(path: Path, name: str, shape: list[int], dtype: str) -> TensorSpec:
+    try:
+        return TensorSpec(name, tuple(shape), dtypes.lookup(dtype).name)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: tensor {name!r}: {error}") from None
+
+
+def _read_index(path: Path) -> dict[Path, list[str]]:
+    """Return {shard: names} of an index file, shards in the order of their names."""
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
+    try:
+        index = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON: {error}") from None
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path}: no weight_map; expected an object of tensor names and file names")
+    shards: dict[Path, list[str]] = {}
+    for name, file in sorted(weight_map.items(), key=lambda entry: str(entry[1])):
+        if not _is_plain_name(file):
+            raise CheckpointError(f"{path}: weight_map[{name!r}]={file!r} is no name of a file beside it")
+        shards.setdefault(path.with_name(file), []).append(name)
+    return shards
+
+
+def _is_plain_name(file: Any) -> bool:
+    # A name with a folder in it could reach any file of the machine.
+    return isinstance(file, str) and file not in ("", ".", "..") and not {"/", "\\", "\0"} & set(file)
+
+
+class Extent(NamedTuple):
+    """Where a tensor's bytes lie in its file."""
+
+    tensor: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class FileLayout:
+    """One file to be written.
+
+    Attributes
+    ----------
+    name
+        File name.
+    header
+        Everything before the data; its length is a multiple of 8.
+    extents
+        The tensors in the order of their data, without gaps, widest dtype first: so each tensor is
+        aligned to its item size, as in files that the safetensors library writes.
+    nbytes
+        Bytes of the file.
+    """
+
+    name: str
+    header: bytes
+    extents: tuple[Extent, ...]
+    nbytes: int
+
+
+def layout_file(
+    name: str, tensors: Sequence[TensorSpec], members: Sequence[int], metadata: Mapping[str, str]
+) -> FileLayout:
+    """Lay out the file `name` with those of `tensors` whose positions are in `members`."""
+    ordered = sorted(members, key=lambda i: -tensors[i].itemsize)
+    ends = list(itertools.accumulate((tensors[i].nbytes for i in ordered), initial=0))
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    for i, offsets in zip(ordered, itertools.pairwise(ends), strict=True):
+        dtype = dtypes.lookup(tensors[i].dtype).safetensors
+        entries[tensors[i].name] = {"dtype": dtype, "shape": tensors[i].shape, "data_offsets": offsets}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _HEADER_ALIGNMENT)
+    if len(text) > _HEADER_LIMIT:
+        raise ValueError(
+            f"{name}: a header of {len(text)} bytes for {len(members)} tensors; safetensors allows "
+            f"{_HEADER_LIMIT}: choose a smaller shard_size"
+        )
+    header = len(text).to_bytes(8, "little") + text
+    places = itertools.pairwise(len(header) + end for end in ends)
+    extents = tuple(Extent(i, *place) for i, place in zip(ordered, places, strict=True))
+    return FileLayout(name, header, extents, len(header) + ends[-1])
+
+
+def split_into_shards(tensors: Sequence[TensorSpec], shard_size: int | None) -> list[list[int]]:
+    """Return the positions of the tensors of each shard, in order.
+
+    As in Hugging Face's libraries, a shard is closed by the tensor that would make it exceed
+    `shard_size` bytes, and a tensor larger than that is a shard of its own.
+    """
+    shards: list[list[int]] = [[]]
+    used = 0
+    for i, tensor in enumerate(tensors):
+        if shard_size is not None and shards[-1] and used + tensor.nbytes > shard_size:
+            shards.append([])
+            used = 0
+        shards[-1].append(i)
+        used += tensor.nbytes
+    return shards
+
+
+def index_text(
+    files: Sequence[FileLayout], tensors: Sequence[TensorSpec], metadata: Mapping[str, str]
+) -> str:
+    """Return the text of the ``.safetensors.index.json`` of these shards."""
+    weight_map = {tensors[extent.tensor].name: file.name for file in files for extent in file.extents}
+    total = {
+        "total_parameters": sum(tensor.size for tensor in tensors),
+        "total_size": sum(tensor.nbytes for tensor in tensors),
+    }
+    index = {"metadata": {**metadata, **total}, "weight_map": weight_map}
+    return json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

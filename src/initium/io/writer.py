@@ -1,0 +1,373 @@
+"""A checkpoint written while it is filled: one buffer goes to disk while the next one gets its values."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from initium import dtypes
+from initium.checks import check_count
+from initium.io.safetensors import (
+    INDEX_SUFFIX,
+    SUFFIX,
+    Extent,
+    FileLayout,
+    index_text,
+    layout_file,
+    split_into_shards,
+)
+from initium.io.staging import BLOCK, PREFIX, TEMPORARY_SUFFIX, StagedFile, Staging, temporary
+from initium.specs import TensorSpec
+
+__all__ = ["CHUNK_BYTES", "SHARD_SIZE", "Piece", "Written", "is_folder", "write_checkpoint"]
+
+#: Bytes of one of the two buffers.
+CHUNK_BYTES = 16 << 20
+#: Largest shard in a folder unless told otherwise, as in Hugging Face's libraries.
+SHARD_SIZE = 5_000_000_000
+
+#: Weights in a folder have this name, where Hugging Face's loaders look for them.
+_FOLDER_STEM = "model"
+_ALIGNMENT = 8  # of chunks within the data: the widest dtype
+
+
+class Piece(NamedTuple):
+    """A run of consecutive elements, in row-major order, of one tensor.
+
+    Attributes
+    ----------
+    tensor
+        Position of the tensor among those given to `write_checkpoint`.
+    start, stop
+        Elements [start, stop) of the tensor.
+    values
+        Writable, 1-D, stop - start elements of the tensor's dtype; valid until `fill` returns.
+    """
+
+    tensor: int
+    start: int
+    stop: int
+    values: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_checkpoint` wrote.
+
+    Attributes
+    ----------
+    files
+        The ``.safetensors`` files.
+    index
+        The index of the shards; None for a single file.
+    nbytes
+        Bytes of `files`.
+    """
+
+    files: tuple[Path, ...]
+    index: Path | None
+    nbytes: int
+
+
+def write_checkpoint(
+    path: str | Path,
+    tensors: Sequence[TensorSpec],
+    fill: Callable[[list[Piece]], object],
+    *,
+    metadata: Mapping[str, str],
+    companions: Mapping[str, str] | None = None,
+    shard_size: int | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    overwrite: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Written:
+    """Write tensors to safetensors files while `fill` makes their values.
+
+    Memory stays at two buffers of `chunk_bytes`, whatever the size of the tensors. Files have temporary
+    names until all are whole and on the disk; an error or an interrupt leaves nothing behind, a killed run
+    leaves temporary files, which the next run of the same output removes.
+
+    Parameters
+    ----------
+    path
+        A file that ends in ``.safetensors``, or a folder, which is made if it does not exist and gets
+        ``model.safetensors``.
+    tensors
+        What to write. Names must differ.
+    fill
+        Called with the pieces of one buffer; leaves them filled. All pieces of a call lie in one file.
+    metadata
+        For the header of each file, and for the index.
+    companions
+        Names and texts of small files to put into the folder beside the weights, such as ``config.json``;
+        only where `path` is a folder.
+    shard_size
+        Largest number of bytes of a shard. Where one does not suffice, there are ``-00001-of-00002``
+        and so on, and an index. None: one file for a file, `SHARD_SIZE` for a folder.
+    chunk_bytes
+        Bytes of one buffer.
+    overwrite
+        Replace an existing output, all its shards included.
+    progress
+        Called with the number of bytes that were just written.
+
+    Raises
+    ------
+    FileExistsError
+        If there is an output already, or another run is writing it.
+    ValueError, TypeError
+        If an argument is unfit; nothing has been written then.
+    OSError
+        If the folder cannot be written or has too little space.
+    """
+    if sys.byteorder != "little":
+        raise NotImplementedError("safetensors files are little-endian; this machine is not")
+    chunk_bytes = check_count("chunk_bytes", chunk_bytes, minimum=_ALIGNMENT) // _ALIGNMENT * _ALIGNMENT
+    if shard_size is not None:
+        shard_size = check_count("shard_size", shard_size, minimum=1)
+    _check_tensors(tensors)
+    _check_texts("metadata", metadata)
+    _check_texts("companions", companions or {})
+
+    target = _target_of(Path(path))
+    if companions and not target.is_folder:
+        raise ValueError(f"companions={sorted(companions)} belong into a folder; {path} is a file")
+    if target.is_folder and shard_size is None:
+        shard_size = SHARD_SIZE
+    layouts = _layouts(target.stem, tensors, metadata, shard_size)
+    total = sum(layout.nbytes for layout in layouts)
+    small = {target.folder / name: text.encode() for name, text in (companions or {}).items()}
+
+    with _made(target.folder):
+        leftovers = _survey(target, small, overwrite).leftovers
+        for file in leftovers:
+            file.unlink()
+        _check_space(target.folder, total)
+        with Staging() as staging:
+            for file, content in small.items():
+                _write_small(staging, file, content)
+            _stream(layouts, target.folder, tensors, fill, staging, chunk_bytes, progress)
+            if len(layouts) > 1:
+                # It is the last file and stands as a temporary just while the others get their names:
+                # so `_survey` knows a run that was killed then.
+                _write_small(staging, target.index, index_text(layouts, tensors, metadata).encode())
+            # Once more, for hours may have passed. One file replaces one file in one step.
+            older = _survey(target, small, overwrite).weights
+            replaced = {target.folder / layouts[0].name} if len(layouts) == 1 else set()
+            staging.commit(obsolete=[file for file in older if file not in replaced])
+    files = tuple(target.folder / layout.name for layout in layouts)
+    return Written(files, target.index if len(layouts) > 1 else None, total)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Tell whether `write_checkpoint` takes a path for a folder, rather than for a file."""
+    return _target_of(Path(path)).is_folder
+
+
+def _check_tensors(tensors: Sequence[TensorSpec]) -> None:
+    if not tensors:
+        raise ValueError("tensors is empty; expected at least one")
+    seen: set[str] = set()
+    for tensor in tensors:
+        if tensor.name == "__metadata__":
+            raise ValueError("tensors: the name '__metadata__' is reserved by the safetensors format")
+        if tensor.name in seen:
+            raise ValueError(f"tensors: the name {tensor.name!r} occurs twice")
+        seen.add(tensor.name)
+
+
+def _check_texts(argument: str, texts: Mapping[str, str]) -> None:
+    for key, value in texts.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"{argument}[{key!r}]={value!r}; expected a string under a string")
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where an output goes: its folder, and what the names of its files begin with."""
+
+    folder: Path
+    stem: str
+    is_folder: bool
+
+    @property
+    def index(self) -> Path:
+        return self.folder / f"{self.stem}{INDEX_SUFFIX}"
+
+
+def _target_of(path: Path) -> _Target:
+    if path.name.endswith(SUFFIX) and not path.is_dir():
+        return _Target(path.parent, path.name.removesuffix(SUFFIX), is_folder=False)
+    if path.exists() and not path.is_dir():
+        expected = f"Not a folder; expected a folder or a name that ends in {SUFFIX}"
+        raise FileExistsError(errno.EEXIST, expected, str(path))
+    return _Target(path, _FOLDER_STEM, is_folder=True)
+
+
+def _layouts(
+    stem: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str], shard_size: int | None
+) -> list[FileLayout]:
+    shards = split_into_shards(tensors, shard_size)
+    if len(shards) == 1:
+        return [layout_file(f"{stem}{SUFFIX}", tensors, shards[0], metadata)]
+    return [
+        layout_file(f"{stem}-{number:05d}-of-{len(shards):05d}{SUFFIX}", tensors, members, metadata)
+        for number, members in enumerate(shards, start=1)
+    ]
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make the folder if there is none, and remove it again if an error leaves it empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty: somebody else's files
+            for path in missing:
+                path.rmdir()
+        raise
+
+
+class _Found(NamedTuple):
+    """Files in the output's folder: an older output, its index first, and what killed runs left."""
+
+    weights: list[Path]
+    leftovers: list[Path]
+
+
+def _survey(target: _Target, small: Mapping[Path, bytes], overwrite: bool) -> _Found:
+    """Find what is there already, and refuse to go on if that must not be overwritten."""
+    shard = re.escape(target.stem) + r"-\d{5,}-of-\d{5,}" + re.escape(SUFFIX)
+    own = f"{shard}|{re.escape(target.stem + SUFFIX)}|{re.escape(target.index.name)}"
+    partial = f"{re.escape(PREFIX)}({own}){re.escape(TEMPORARY_SUFFIX)}"
+    entries = sorted(target.folder.iterdir())
+    weights = [entry for entry in entries if re.fullmatch(own, entry.name)]
+    leftovers = [entry for entry in entries if re.fullmatch(partial, entry.name)]
+    if temporary(target.index) in leftovers and target.index not in weights:
+        # Killed while it renamed shards: those that have their names belong to no whole output.
+        leftovers += [file for file in weights if re.fullmatch(shard, file.name)]
+        weights = [file for file in weights if file not in leftovers]
+    changed = [file for file, content in small.items() if file.exists() and file.read_bytes() != content]
+    if (weights or changed) and not overwrite:
+        raise FileExistsError(errno.EEXIST, "Exists already", str((weights + changed)[0]))
+    return _Found(sorted(weights, key=lambda file: file != target.index), leftovers)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        message = f"Not enough space on the disk: {needed:,} bytes needed, {free:,} free"
+        raise OSError(errno.ENOSPC, message, str(folder))
+
+
+def _write_small(staging: Staging, final: Path, content: bytes) -> None:
+    file = staging.create(final)
+    file.write(content)
+    file.finish()
+
+
+class _Chunk(NamedTuple):
+    """Consecutive bytes of one file, and the pieces of tensors in them."""
+
+    file: StagedFile
+    data: npt.NDArray[np.uint8]
+    pieces: list[Piece]
+    is_last: bool
+
+
+def _stream(
+    layouts: Sequence[FileLayout],
+    folder: Path,
+    tensors: Sequence[TensorSpec],
+    fill: Callable[[list[Piece]], object],
+    staging: Staging,
+    chunk_bytes: int,
+    progress: Callable[[int], object] | None,
+) -> None:
+    """Fill one buffer in this thread while another thread writes the other."""
+    size = min(chunk_bytes, max(layout.nbytes for layout in layouts))
+    buffers = [_aligned_buffer(size) for _ in range(2)]
+    written: Future[int] | None = None
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="initium-writer") as writer:
+        for chunk in _chunks(layouts, folder, tensors, staging, buffers):
+            if chunk.pieces:
+                fill(chunk.pieces)
+            _wait(written, progress)
+            written = writer.submit(_write, chunk)
+        _wait(written, progress)
+
+
+def _aligned_buffer(nbytes: int) -> npt.NDArray[np.uint8]:
+    memory = np.empty(nbytes + BLOCK, np.uint8)
+    begin = -memory.ctypes.data % BLOCK
+    return memory[begin : begin + nbytes]
+
+
+def _wait(written: Future[int] | None, progress: Callable[[int], object] | None) -> None:
+    if written is not None:
+        nbytes = written.result()
+        if progress is not None:
+            progress(nbytes)
+
+
+def _write(chunk: _Chunk) -> int:
+    chunk.file.write(chunk.data.data)
+    if chunk.is_last:
+        chunk.file.finish()
+    return chunk.data.nbytes
+
+
+def _chunks(
+    layouts: Sequence[FileLayout],
+    folder: Path,
+    tensors: Sequence[TensorSpec],
+    staging: Staging,
+    buffers: Sequence[npt.NDArray[np.uint8]],
+) -> Iterator[_Chunk]:
+    """Cut all files into chunks of a buffer's size; the headers are in them."""
+    turn = itertools.cycle(buffers)
+    step = buffers[0].nbytes
+    for layout in layouts:
+        file = staging.create(folder / layout.name, direct=True)
+        first = 0  # the first tensor that reaches into the chunk
+        for begin in range(0, layout.nbytes, step):
+            end = min(begin + step, layout.nbytes)
+            data = next(turn)[: end - begin]
+            header = layout.header[begin:end]
+            data[: len(header)] = np.frombuffer(header, np.uint8)
+            while first < len(layout.extents) and layout.extents[first].end <= begin:
+                first += 1
+            pieces = _pieces(itertools.islice(layout.extents, first, None), tensors, begin, data)
+            yield _Chunk(file, data, pieces, is_last=end == layout.nbytes)
+
+
+def _pieces(
+    extents: Iterable[Extent], tensors: Sequence[TensorSpec], begin: int, data: npt.NDArray[np.uint8]
+) -> list[Piece]:
+    """Return the pieces of the tensors that lie in `data`, whose place in the file is `begin`."""
+    end = begin + data.nbytes
+    pieces: list[Piece] = []
+    for extent in extents:
+        if extent.begin >= end:
+            break
+        low, high = max(extent.begin, begin), min(extent.end, end)
+        if low < high:
+            dtype = dtypes.lookup(tensors[extent.tensor].dtype)
+            start, stop = (low - extent.begin) // dtype.itemsize, (high - extent.begin) // dtype.itemsize
+            values = data[low - begin : high - begin].view(dtype.numpy)
+            pieces.append(Piece(extent.tensor, start, stop, values))
+    return pieces

@@ -1,0 +1,402 @@
+"""`torch.nn.init` by initium's samplers: the same names and signatures, tensors filled in place and returned.
+
+Every function that draws takes torch's ``generator=``, and ``seed=`` and ``name=`` besides: with a seed, the
+values are those of `initium.initialize` for that seed and name. Without one, each call takes 64 fresh bits
+from the generator (torch's default CPU generator if there is none), so that `torch.manual_seed` governs all
+calls and no two are alike.
+
+As in torch, tensors keep ``requires_grad``, their version counter moves on, nothing is recorded for autograd,
+and tensors on the meta device are left as they are. Unlike torch, normals can be drawn in float8,
+`orthogonal_` takes bfloat16 and float16, and the bounds of `trunc_normal_` may be infinite or far out.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Generator, Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from initium import api
+from initium.checks import check_choice, check_count, check_finite
+from initium.gains import calculate_gain, squared_gain
+from initium.initializers import Constant, Initializer, Normal, TruncatedNormal, Uniform, VarianceScaling
+
+__all__ = [
+    "calculate_gain",
+    "constant",
+    "constant_",
+    "dirac",
+    "dirac_",
+    "eye",
+    "eye_",
+    "kaiming_normal",
+    "kaiming_normal_",
+    "kaiming_uniform",
+    "kaiming_uniform_",
+    "normal",
+    "normal_",
+    "ones_",
+    "trunc_normal_",
+    "uniform",
+    "uniform_",
+    "xavier_normal",
+    "xavier_normal_",
+    "xavier_uniform",
+    "xavier_uniform_",
+    "zeros_",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Tensor])
+
+
+def _overridable(function: _Function) -> _Function:
+    """Check the tensor, and let subclasses and modes of torch override the function, as torch does."""
+
+    @functools.wraps(function)
+    def outer(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"tensor is a {type(tensor).__name__}; expected a torch.Tensor")
+        if has_torch_function_unary(tensor):
+            return handle_torch_function(outer, (tensor,), tensor, *args, **kwargs)
+        return function(tensor, *args, **kwargs)
+
+    return outer  # type: ignore[return-value]
+
+
+# --- drawing ------------------------------------------------------------------------------------------------
+
+
+def fresh_seed(generator: Generator | None = None) -> int:
+    """Return a seed of 64 bits drawn from a torch generator, its default CPU generator if None."""
+    device = generator.device if generator is not None else "cpu"
+    halves = torch.empty(2, dtype=torch.int64, device=device).random_(0, 2**32, generator=generator)
+    low, high = halves.tolist()
+    return int(high << 32 | low)
+
+
+def _draw(
+    tensor: Tensor, initializer: Initializer, generator: Generator | None, seed: int | None, name: str
+) -> Tensor:
+    if tensor.is_meta:
+        return tensor
+    if tensor.is_neg() or tensor.is_conj():
+        raise ValueError("tensor is a view that negates or conjugates; expected one that holds its own values")
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError("tensor is an inference tensor; expected a call within torch.inference_mode()")
+    drawn = fresh_seed(generator) if seed is None else seed
+    api.initialize(initializer, tuple(tensor.shape), seed=drawn, name=name, out=tensor)
+    _mark_as_written(tensor)
+    return tensor
+
+
+def _mark_as_written(tensor: Tensor) -> None:
+    """Move the version counter on, as an in-place operation of torch does: autograd relies on it."""
+    if not tensor.is_inference():  # inference tensors have no counter
+        torch.autograd.graph.increment_version(tensor)
+
+
+@_overridable
+def uniform_(
+    tensor: Tensor,
+    a: float = 0.0,
+    b: float = 1.0,
+    generator: Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str = "",
+) -> Tensor:
+    """Fill with U[a, b).
+
+    Parameters
+    ----------
+    tensor
+        Of any shape and strides.
+    a, b
+        Bounds; equal ones fill with a, as in torch.
+    generator
+        What the seed is drawn from.
+    seed, name
+        Of the stream, in place of a fresh seed.
+    """
+    if check_finite("a", a) == check_finite("b", b):
+        return _draw(tensor, Constant(a), generator, seed, name)
+    if a > b:
+        raise ValueError(f"a={a} is above b={b}; expected a <= b")
+    return _draw(tensor, Uniform(a, b), generator, seed, name)
+
+
+@_overridable
+def normal_(
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    generator: Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str = "",
+) -> Tensor:
+    """Fill with N(mean, std^2).
+
+    Parameters
+    ----------
+    tensor
+        Of any shape and strides.
+    mean, std
+        Of the distribution.
+    generator, seed, name
+        See `uniform_`.
+    """
+    return _draw(tensor, Normal(mean, std), generator, seed, name)
+
+
+@_overridable
+def trunc_normal_(
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str = "",
+) -> Tensor:
+    """Fill with N(mean, std^2), conditioned on [a, b].
+
+    Parameters
+    ----------
+    tensor
+        Of any shape and strides.
+    mean, std
+        Of the normal before truncation.
+    a, b
+        Bounds as values, not in units of std; exact however far they are from the mean.
+    generator, seed, name
+        See `uniform_`.
+    """
+    return _draw(tensor, TruncatedNormal(mean, std, a, b, absolute=True), generator, seed, name)
+
+
+@_overridable
+def xavier_uniform_(
+    tensor: Tensor,
+    gain: float = 1.0,
+    generator: Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str = "",
+) -> Tensor:
+    """Fill with U(+-gain sqrt(6 / (fan_in + fan_out))) (Glorot and Bengio 2010).
+
+    Parameters
+    ----------
+    tensor
+        Of shape (out, in, ...), at least 2-D.
+    gain
+        Factor of the bound, >= 0.
+    generator, seed, name
+        See `uniform_`.
+    """
+    return _draw(tensor, _xavier("uniform", gain, tensor), generator, seed, name)
+
+
+@_overridable
+def xavier_normal_(
+    tensor: Tensor,
+    gain: float = 1.0,
+    generator: Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str = "",
+) -> Tensor:
+    """Fill with N(0, 2 gain^2 / (fan_in + fan_out)), not truncated (Glorot and Bengio 2010).
+
+    Parameters
+    ----------
+    tensor
+        Of shape (out, in, ...), at least 2-D.
+    gain
+        Factor of the std, >= 0.
+    generator, seed, name
+        See `uniform_`.
+    """
+    return _draw(tensor, _xavier("normal", gain, tensor), generator, seed, name)
+
+
+def _xavier(distribution: str, gain: float, tensor: Tensor) -> Initializer:
+    if check_finite("gain", gain) < 0:
+        raise ValueError(f"gain={gain} is negative; expected a number >= 0")
+    scaling = VarianceScaling(gain**2 or 1.0, "fan_avg", distribution)
+    scaling.fans(tensor.shape)  # too few axes are an error, whatever the gain
+    return scaling if gain**2 else Constant(0.0)
+
+
+@_overridable
+def kaiming_uniform_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str = "",
+) -> Tensor:
+    """Fill with U(+-gain sqrt(3 / fan)) (He et al. 2015).
+
+    Parameters
+    ----------
+    tensor
+        Of shape (out, in, ...), at least 2-D.
+    a
+        Negative slope, for leaky_relu only.
+    mode
+        ``"fan_in"`` or ``"fan_out"``.
+    nonlinearity
+        What `calculate_gain` knows.
+    generator, seed, name
+        See `uniform_`.
+    """
+    return _kaiming(tensor, "uniform", a, mode, nonlinearity, generator, seed, name)
+
+
+@_overridable
+def kaiming_normal_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str = "",
+) -> Tensor:
+    """Fill with N(0, gain^2 / fan), **not** truncated, unlike Keras's HeNormal (He et al. 2015).
+
+    Parameters
+    ----------
+    tensor
+        Of shape (out, in, ...), at least 2-D.
+    a
+        Negative slope, for leaky_relu only.
+    mode
+        ``"fan_in"`` or ``"fan_out"``.
+    nonlinearity
+        What `calculate_gain` knows.
+    generator, seed, name
+        See `uniform_`.
+    """
+    return _kaiming(tensor, "normal", a, mode, nonlinearity, generator, seed, name)
+
+
+def _kaiming(
+    tensor: Tensor,
+    distribution: str,
+    a: float,
+    mode: str,
+    nonlinearity: str,
+    generator: Generator | None,
+    seed: int | None,
+    name: str,
+) -> Tensor:
+    if 0 in tensor.shape:
+        # Three frames up: the caller of the function that the user called.
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=4)
+        return tensor
+    lowered = mode.lower() if isinstance(mode, str) else mode
+    check_choice("mode", lowered, ("fan_in", "fan_out"))
+    scaling = VarianceScaling(squared_gain(nonlinearity, a), lowered, distribution)
+    return _draw(tensor, scaling, generator, seed, name)
+
+
+# --- without randomness: torch's own fills ------------------------------------------------------------------
+
+
+@_overridable
+def constant_(tensor: Tensor, val: float) -> Tensor:
+    """Fill with `val`; any dtype of torch."""
+    with torch.no_grad():
+        return tensor.fill_(val)  # type: ignore[no-any-return]
+
+
+@_overridable
+def ones_(tensor: Tensor) -> Tensor:
+    """Fill with 1; any dtype of torch."""
+    with torch.no_grad():
+        return tensor.fill_(1)  # type: ignore[no-any-return]
+
+
+@_overridable
+def zeros_(tensor: Tensor) -> Tensor:
+    """Fill with 0; any dtype of torch."""
+    with torch.no_grad():
+        return tensor.zero_()  # type: ignore[no-any-return]
+
+
+@_overridable
+def eye_(tensor: Tensor) -> Tensor:
+    """Fill a matrix with the identity, padded with zeros if it is not square."""
+    if tensor.ndim != 2:
+        raise ValueError(f"tensor has shape {tuple(tensor.shape)}; expected two axes")
+    with torch.no_grad():
+        tensor.zero_()
+        tensor.diagonal().fill_(1)
+    return tensor
+
+
+@_overridable
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """Fill a convolution's weight so that each group passes its first input channels on unchanged.
+
+    Parameters
+    ----------
+    tensor
+        Of shape (out, in / groups, ...) with one to three axes of taps.
+    groups
+        Number of groups; must divide out.
+    """
+    if not 3 <= tensor.ndim <= 5:
+        raise ValueError(f"tensor has shape {tuple(tensor.shape)}; expected three to five axes")
+    outputs = tensor.shape[0]
+    if outputs % check_count("groups", groups, minimum=1):
+        raise ValueError(f"groups={groups} does not divide the {outputs} outputs of shape {tuple(tensor.shape)}")
+    centre = tuple(taps // 2 for taps in tensor.shape[2:])
+    with torch.no_grad():
+        tensor.zero_()
+        if 0 not in tensor.shape:
+            for group in tensor[(slice(None), slice(None), *centre)].chunk(groups):
+                group.diagonal().fill_(1)
+    return tensor
+
+
+# --- deprecated names ---------------------------------------------------------------------------------------
+
+
+def _deprecated(function: _Function) -> _Function:
+    new_name = function.__name__
+    old_name = new_name.removesuffix("_")
+
+    @functools.wraps(function)
+    def renamed(*args: Any, **kwargs: Any) -> Tensor:
+        warnings.warn(f"init.{old_name} is deprecated, as in torch; use init.{new_name}", FutureWarning, 2)
+        return function(*args, **kwargs)
+
+    renamed.__name__ = old_name
+    renamed.__doc__ = f"Deprecated name of `{new_name}`, as in torch."
+    return renamed  # type: ignore[return-value]
+
+
+uniform = _deprecated(uniform_)
+normal = _deprecated(normal_)
+constant = _deprecated(constant_)
+eye = _deprecated(eye_)
+dirac = _deprecated(dirac_)
+xavier_uniform = _deprecated(xavier_uniform_)
+xavier_normal = _deprecated(xavier_normal_)
+kaiming_uniform = _deprecated(kaiming_uniform_)
+kaiming_normal = _deprecated(kaiming_normal_)
