@@ -1,6 +1,6 @@
 """From float32 to the narrow dtypes, to nearest even, by integers and one exact float32 addition.
 
-Hardware conversions are not used: VCVTNEPS2BF16 flushes subnormals, and float8 has none on a CPU.
+Hardware rounds to bfloat16 only where no subnormal number can occur, which VCVTNEPS2BF16 would flush.
 """
 
 from __future__ import annotations
@@ -9,14 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from initium.kernels.cpu.jit import TagType, chosen_by_tag, inline
-from initium.kernels.cpu.lanes import bits_of, float_of, high_half, low_byte, low_half, select
+from initium.kernels.cpu.jit import FEATURES, LANES, TagType, chosen_by_tag, inline
+from initium.kernels.cpu.lanes import (
+    bits_of,
+    float_of,
+    hardware_bfloat16,
+    high_half,
+    low_byte,
+    low_half,
+    select,
+)
 
 __all__ = ["convert"]
 
 
-def convert(dtype: Any, x: Any) -> Any:
-    """Return `x` in the bits of the dtype whose `Tag` is given; `x` must be within its range."""
+def convert(dtype: Any, x: Any, scale: Any) -> Any:
+    """Return `x` in the bits of the dtype whose `Tag` is given; `x` must be within its range.
+
+    `scale` is the factor of the fma that made `x`, or 0 where it is not known.
+    """
     raise NotImplementedError
 
 
@@ -57,24 +68,37 @@ _float8_e5m2 = _make(2, -14)
 
 
 @inline
-def _bfloat16(x: Any) -> Any:
+def _integer_bfloat16(x: Any) -> Any:
     # The exponent range of float32: rounding needs no subnormal case. The upper half is the result.
     bits = bits_of(x)
-    return bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return high_half(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
+
+
+# A draw is at least 2**-33, or exactly 2**-24 times an odd number, before the fma, with 24 bits: no sum
+# of its product by such a scale and an offset is subnormal.
+_SAFE_SCALE = np.float32(2.0**-48)
+
+
+@inline
+def _hardware_or_integer_bfloat16(x: Any, scale: Any) -> Any:
+    if abs(scale) >= _SAFE_SCALE:
+        return hardware_bfloat16(x)
+    return _integer_bfloat16(x)
 
 
 @chosen_by_tag(convert)
-def _convert(dtype: Any, x: Any) -> Any:
+def _convert(dtype: Any, x: Any, scale: Any) -> Any:
     if not isinstance(dtype, TagType):
         return None
     return _CONVERSIONS[dtype.label]
 
 
 _CONVERSIONS: dict[str, Any] = {
-    "float32": lambda dtype, x: x,
-    "float64": lambda dtype, x: x,
-    "bfloat16": lambda dtype, x: high_half(_bfloat16(x)),
-    "float16": lambda dtype, x: low_half(_float16(x)),
-    "float8_e4m3fn": lambda dtype, x: low_byte(_float8_e4m3fn(x)),
-    "float8_e5m2": lambda dtype, x: low_byte(_float8_e5m2(x)),
+    "float32": lambda dtype, x, scale: x,
+    "bfloat16": lambda dtype, x, scale: _integer_bfloat16(x),
+    "float16": lambda dtype, x, scale: low_half(_float16(x)),
+    "float8_e4m3fn": lambda dtype, x, scale: low_byte(_float8_e4m3fn(x)),
+    "float8_e5m2": lambda dtype, x, scale: low_byte(_float8_e5m2(x)),
 }
+if "+avx512bf16" in FEATURES and LANES >= 16:
+    _CONVERSIONS["bfloat16"] = lambda dtype, x, scale: _hardware_or_integer_bfloat16(x, scale)

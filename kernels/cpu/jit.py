@@ -23,7 +23,7 @@ from numba.core import types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.extending import NativeValue, models, overload, register_model, typeof_impl, unbox
 
-__all__ = ["LANES", "Tag", "TagType", "chosen_by_tag", "inline", "parallel_entry"]
+__all__ = ["FEATURES", "LANES", "Tag", "TagType", "chosen_by_tag", "inline", "parallel_entry"]
 
 _INLINE = {"forceinline": True, "error_model": "numpy"}
 
@@ -34,6 +34,17 @@ inline = numba.njit(**_INLINE)
 def chosen_by_tag(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let the decorated chooser return the body of `function` for the Numba types of its arguments."""
     return overload(function, jit_options=_INLINE, strict=False)  # type: ignore[no-any-return]
+
+
+def _features() -> frozenset[str]:
+    """Return the vector extensions that kernels are compiled for, as LLVM names them (``"+avx2"``)."""
+    chosen = numba.config.CPU_FEATURES
+    if chosen is not None:
+        return frozenset(chosen.split(","))
+    return frozenset(f"+{name}" for name, on in llvmlite.binding.get_host_cpu_features().items() if on)
+
+
+FEATURES = _features()
 
 
 def _lanes() -> int:
@@ -47,12 +58,9 @@ def _lanes() -> int:
         if chosen not in ("4", "8", "16", "32", "64"):
             raise ValueError(f"INITIUM_LANES={chosen!r}; expected 4, 8, 16, 32 or 64")
         return int(chosen)
-    features = numba.config.CPU_FEATURES
-    if features is None:
-        features = ",".join(f"+{k}" for k, on in llvmlite.binding.get_host_cpu_features().items() if on)
-    if "+avx512f" in features:
+    if "+avx512f" in FEATURES:
         return 32
-    return 16 if "+avx2" in features else 8
+    return 16 if "+avx2" in FEATURES else 8
 
 
 LANES = _lanes()
@@ -93,7 +101,7 @@ def _source_hash() -> str:
         for file in sorted(files(folder).iterdir(), key=lambda entry: entry.name):
             if file.name.endswith(".py"):
                 digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    versions = (numba.__version__, llvmlite.__version__, np.__version__, sys.version, LANES)
+    versions = (numba.__version__, llvmlite.__version__, np.__version__, sys.version, LANES, sorted(FEATURES))
     digest.update(repr(versions).encode())
     return digest.hexdigest()
 

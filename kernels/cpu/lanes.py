@@ -25,6 +25,7 @@ __all__ = [
     "copy_item",
     "float_of",
     "fma",
+    "hardware_bfloat16",
     "high_half",
     "high_word",
     "interleave_words",
@@ -63,6 +64,19 @@ class _LanesModel(models.PrimitiveModel):
 
 
 _WORD = ir.IntType(32)
+
+
+class _BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
 
 
 def _scalar(element: types.Type) -> ir.Type:
@@ -445,6 +459,24 @@ def _part(offset: int, bits: int) -> Callable[[Any, Lanes, Lanes, Any], Any]:
         return _shuffle(builder, fine, fine, [pieces * i + offset // bits for i in range(lanes.width)])
 
     return emit
+
+
+@_unary(_by({types.float32: types.uint16}))
+def hardware_bfloat16(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
+    """Round float32 to bfloat16 bits by AVX512_BF16, which takes subnormal numbers for zero."""
+    words, bfloats, singles = (ir.VectorType(t, 16) for t in (ir.IntType(16), _BFloat(), ir.FloatType()))
+    name = "llvm.x86.avx512bf16.cvtneps2bf16.512"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(bfloats, [singles]), name)
+    pieces = [
+        builder.bitcast(builder.call(function, [_shuffle(builder, a, a, list(range(i, i + 16)))]), words)
+        for i in range(0, lanes.width, 16)
+    ]
+    while len(pieces) > 1:
+        pieces = [
+            _shuffle(builder, x, y, list(range(2 * x.type.count)))
+            for x, y in zip(pieces[::2], pieces[1::2], strict=True)
+        ]
+    return pieces[0]
 
 
 _u16, _u8 = _by({types.uint32: types.uint16}), _by({types.uint32: types.uint8})

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from initium.dtypes import DType, lookup
 
-__all__ = ["Destination", "allocate", "destination_of", "is_array"]
+__all__ = ["Destination", "allocate", "destination_of", "host_view", "is_array", "joined"]
 
 
-@dataclass(frozen=True, eq=False)
-class Destination:
+class Destination(NamedTuple):
     """Memory for one array.
 
     Attributes
@@ -73,43 +72,43 @@ def destination_of(array: Any, argument: str = "out") -> Destination:
     ValueError
         If its dtype is not supported, it cannot be written, or its elements share memory.
     """
-    if isinstance(array, np.ndarray):
-        destination = _of_numpy(array, argument)
-    elif hasattr(array, "data_ptr"):
-        destination = _of_torch(array, argument)
-    else:
-        raise TypeError(f"{argument} is a {type(array).__name__}; expected a NumPy array or a torch tensor")
-    if _overlaps_itself(destination.shape, destination.byte_steps, destination.dtype.itemsize):
-        raise ValueError(
-            f"{argument} of shape {destination.shape} and strides {destination.byte_steps} has elements that "
-            "share memory; expected one place per element"
-        )
-    return destination
-
-
-def _of_numpy(array: np.ndarray[Any, Any], argument: str) -> Destination:
-    if not array.flags.writeable:
-        raise ValueError(f"{argument} is read-only; expected a writable array")
-    dtype = _dtype_of(array.dtype, argument)
-    return Destination(array.ctypes.data, array.shape, array.strides, dtype, "cpu", array)
-
-
-def _of_torch(tensor: Any, argument: str) -> Destination:
-    if tensor.device.type != "cpu":
-        raise ValueError(f"{argument} is on device {tensor.device}; expected a tensor in CPU memory")
-    dtype = _dtype_of(tensor.dtype, argument)
-    steps = tuple(s * dtype.itemsize for s in tensor.stride())
-    return Destination(tensor.data_ptr(), tuple(tensor.shape), steps, dtype, "cpu", tensor)
-
-
-def _dtype_of(dtype: Any, argument: str) -> DType:
     try:
-        return lookup(dtype)
+        if isinstance(array, np.ndarray):
+            return _of_numpy(array)
+        if hasattr(array, "data_ptr"):
+            return _of_torch(array)
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from None
+    raise TypeError(f"{argument} is a {type(array).__name__}; expected a NumPy array or a torch tensor")
+
+
+def _of_numpy(array: np.ndarray[Any, Any]) -> Destination:
+    if not array.flags.writeable:
+        raise ValueError("the array is read-only; expected a writable one")
+    shape, steps = array.shape, array.strides
+    return Destination(array.ctypes.data, shape, steps, _checked(array.dtype, shape, steps), "cpu", array)
+
+
+def _of_torch(tensor: Any) -> Destination:
+    if tensor.device.type != "cpu":
+        raise ValueError(f"the tensor is on device {tensor.device}; expected one in CPU memory")
+    size = tensor.element_size()
+    shape, steps = tuple(tensor.shape), tuple(step * size for step in tensor.stride())
+    return Destination(tensor.data_ptr(), shape, steps, _checked(tensor.dtype, shape, steps), "cpu", tensor)
 
 
 @lru_cache(maxsize=4096)
+def _checked(dtype: Any, shape: tuple[int, ...], byte_steps: tuple[int, ...]) -> DType:
+    """Return initium's dtype; raise if there is none, or if the layout has elements that share memory."""
+    known = lookup(dtype)
+    if _overlaps_itself(shape, byte_steps, known.itemsize):
+        raise ValueError(
+            f"elements share memory in an array of shape {shape} and strides {byte_steps} in bytes; "
+            "expected one place per element"
+        )
+    return known
+
+
 def _overlaps_itself(shape: tuple[int, ...], byte_steps: tuple[int, ...], itemsize: int) -> bool:
     """Tell whether axes interleave; each axis, from the smallest step up, must clear all before it."""
     if 0 in shape:
@@ -120,6 +119,32 @@ def _overlaps_itself(shape: tuple[int, ...], byte_steps: tuple[int, ...], itemsi
             return True
         clear += step * (n - 1)
     return False
+
+
+def host_view(destination: Destination) -> np.ndarray[Any, Any]:
+    """Return the memory of a destination on the CPU, which has elements, as a NumPy array."""
+    low, end = destination.span
+    memory: Any = (ctypes.c_char * (end - low)).from_address(low)
+    offset = destination.address - low
+    return np.ndarray(destination.shape, destination.dtype.numpy, memory, offset, destination.byte_steps)
+
+
+def joined(destination: Destination, *cuts: int) -> Destination | None:
+    """Return a destination of fewer axes over the same memory, or None if strides do not allow it.
+
+    Axes up to the first of `cuts`, from there to the second, ..., and from the last on become one each.
+    """
+    shape, steps = [], []
+    for first, stop in zip((0, *cuts), (*cuts, len(destination.shape)), strict=True):
+        extent, step = 1, destination.dtype.itemsize
+        axes = zip(destination.shape[first:stop], destination.byte_steps[first:stop], strict=True)
+        for n, along in reversed([axis for axis in axes if axis[0] != 1]):
+            if extent > 1 and along != extent * step:
+                return None
+            extent, step = extent * n, step if extent > 1 else along
+        shape.append(extent)
+        steps.append(step)
+    return destination._replace(shape=tuple(shape), byte_steps=tuple(steps))
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from initium.dtypes import DType, lookup
 from initium.fans import Fans
 from initium.plan import Job, Plan, plan
 from initium.rules import Assignment, RulesLike, assign
-from initium.specs import TensorSpec
 from initium.streams import stream_id
 
 __all__ = ["ParameterReport", "Report", "init_model", "plan_model"]
@@ -89,8 +88,7 @@ class Report:
         return "\n".join((*lines, total))
 
 
-@dataclass(frozen=True, eq=False)
-class _Done:
+class _Done(NamedTuple):
     """One parameter on its way through a call."""
 
     assignment: Assignment
@@ -231,33 +229,43 @@ def _mapping(params: Any) -> Mapping[str, Any]:
 def _prepare(params: Mapping[str, Any], rules: RulesLike, dtype: Any, device: str | None) -> list[_Done]:
     wanted = None if dtype is None else lookup(dtype)
     check_device("cpu" if device is None else device)
-    specs = {name: _described(name, value, wanted) for name, value in params.items()}
-    assignments = assign({name: shape for name, (shape, _) in specs.items()}, rules)
-    destinations = {a.name: _destination(a.name, params[a.name], *specs[a.name]) for a in assignments}
-    tied = _tied({name: d for name, d in destinations.items() if is_array(params[name])})
+    given: dict[str, Destination] = {}
+    specs: dict[str, tuple[tuple[int, ...], DType]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, value in params.items():
+        if is_array(value):
+            given[name] = destination = _given(name, value, wanted)
+            shapes[name] = destination.shape
+        else:
+            specs[name] = _described(name, value, wanted)
+            shapes[name] = specs[name][0]
+    assignments = assign(shapes, rules)
+    tied = _tied(given)
+    destinations = given | {name: destination_of(allocate(*spec)) for name, spec in specs.items()}
     return [_Done(a, destinations[a.name], tied.get(a.name)) for a in assignments]
 
 
+def _given(name: str, array: Any, dtype: DType | None) -> Destination:
+    destination = destination_of(array, f"params[{name!r}]")
+    if dtype is not None and destination.dtype != dtype:
+        raise ValueError(
+            f"params[{name!r}] is an array of dtype {destination.dtype}; expected {dtype} as dtype says"
+        )
+    return destination
+
+
 def _described(name: str, value: Any, dtype: DType | None) -> tuple[tuple[int, ...], DType]:
-    """Return global shape and dtype of a parameter; `dtype` is that asked for specs."""
+    """Return global shape and dtype of a spec; `dtype` overrides its own."""
     argument = f"params[{name!r}]"
     try:
-        if isinstance(value, TensorSpec) or (hasattr(value, "shape") and hasattr(value, "dtype")):
-            shape, own = check_shape(tuple(value.shape), argument), lookup(value.dtype)
-            if is_array(value) and dtype is not None and own != dtype:
-                raise ValueError(f"is an array of dtype {own}; expected {dtype} as dtype says")
-            return shape, own if dtype is None or is_array(value) else dtype
+        if hasattr(value, "shape") and hasattr(value, "dtype"):
+            return check_shape(tuple(value.shape), argument), dtype or lookup(value.dtype)
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], (tuple, list)):
             return check_shape(tuple(value[0]), argument), dtype or lookup(value[1])
         return check_shape(value, argument), dtype or lookup("float32")
     except (TypeError, ValueError) as error:
         text = str(error)
         raise type(error)(text if text.startswith(argument) else f"{argument}: {text}") from None
-
-
-def _destination(name: str, value: Any, shape: tuple[int, ...], dtype: DType) -> Destination:
-    target = value if is_array(value) else allocate(shape, dtype)
-    return destination_of(target, f"params[{name!r}]")
 
 
 # --- tied weights -------------------------------------------------------------------------------------------
@@ -278,21 +286,28 @@ class _Memory:
 
 def _tied(destinations: Mapping[str, Destination]) -> dict[str, str]:
     """Return the first name of each later name of the same memory; raise on any other overlap."""
+    filled = {name: d for name, d in destinations.items() if 0 not in d.shape}
+    spans = np.array([d.span for d in filled.values()], np.uint64).reshape(-1, 2)
+    order = np.argsort(spans[:, 0], kind="stable")
+    lows, highs = spans[order, 0], spans[order, 1]
+    if not (lows[1:] < np.maximum.accumulate(highs)[:-1]).any():
+        return {}  # as a rule: nothing overlaps
+    names = list(filled)
     first: dict[tuple[Any, ...], str] = {}
     tied: dict[str, str] = {}
-    for name, destination in destinations.items():
-        if 0 in destination.shape:
-            continue
+    for name, destination in filled.items():
         original = first.setdefault(destination.identity, name)
         if original != name:
             tied[name] = original
-    spans = sorted((*destinations[name].span, name) for name in first.values())
     reaching: list[tuple[int, str]] = []
-    for low, high, name in spans:
+    for low, high, index in zip(lows, highs, order, strict=True):
+        name = names[index]
+        if name in tied:
+            continue
         reaching = [(end, other) for end, other in reaching if end > low]
         for _, other in reaching:
-            _check_apart(other, destinations[other], name, destinations[name])
-        reaching.append((high, name))
+            _check_apart(other, filled[other], name, filled[name])
+        reaching.append((int(high), name))
     return tied
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from initium.boxes import Box, parts
 from initium.checks import check_seed
 from initium.destinations import Destination
-from initium.fills import Encoding, Fill
+from initium.fills import Fill
 from initium.kernels import constants
 
 __all__ = ["Job", "Plan", "Table", "plan"]
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A fill on a box of one tensor, and where it goes.
+
+    A tuple, as `Destination` is: a plan of 10,000 tensors makes as many of each, and a frozen dataclass
+    takes several times as long to make.
 
     Attributes
     ----------
@@ -91,37 +93,70 @@ def plan(jobs: Iterable[Job], seed: int) -> Plan:
     """
     seed = check_seed(seed)
     listed = tuple(jobs)
-    groups: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+    groups: dict[tuple[str, str], _Group] = {}
+    # Jobs that differ in nothing but name and memory share their rows: models repeat their layers.
+    known: dict[tuple[Any, ...], tuple[_Group, int]] = {}
     for job in listed:
-        if job.box.size:
-            dtype = job.destination.dtype
-            encoding = job.fill.encode(dtype)
-            output = f"bits{8 * dtype.itemsize}" if encoding.kind == constants.CONSTANT else dtype.name
-            groups.setdefault((encoding.kind, output), []).extend(_rows(job, encoding))
-    tables = (_table(kind, output, lines) for (kind, output), lines in groups.items())
+        if not job.box.size:
+            continue
+        destination = job.destination
+        key = id(job.fill), id(job.box), destination.byte_steps, destination.dtype.code
+        if key not in known:
+            kind, output, lines = _lines(job)
+            group = groups.setdefault((kind, output), _Group())
+            known[key] = group, len(group.templates)
+            group.templates.append(lines)
+        group, template = known[key]
+        group.chosen.append(template)
+        group.addresses.append(destination.address)
+        group.streams.append(job.stream)
+    tables = (group.table(kind, output) for (kind, output), group in groups.items())
     return Plan(seed, tuple(tables), listed)
 
 
-def _rows(job: Job, encoding: Encoding) -> Iterable[tuple[Any, ...]]:
-    destination, start = job.destination, job.box.start
-    itemsize = destination.dtype.itemsize
-    for part in parts(job.box, destination.byte_steps, itemsize, constants.JOB_AXES):
-        yield (
-            destination.address + part.byte,
-            job.stream,
-            start + part.index,
+def _lines(job: Job) -> tuple[str, str, NDArray[np.void]]:
+    """Return kind, output and the rows of a job, as if its name and its memory began at zero."""
+    dtype = job.destination.dtype
+    encoding = job.fill.encode(dtype)
+    output = f"bits{8 * dtype.itemsize}" if encoding.kind == constants.CONSTANT else dtype.name
+    lines = [
+        (
+            part.byte % 2**64,
+            0,
+            job.box.start + part.index,
             encoding.split,
             part.count,
-            0,
+            -(-part.count // constants.TILE),
             part.extents,
             part.index_steps,
             part.byte_steps,
             encoding.parameters,
         )
+        for part in parts(job.box, job.destination.byte_steps, dtype.itemsize, constants.JOB_AXES)
+    ]
+    return encoding.kind, output, np.array(lines, constants.JOB)
 
 
-def _table(kind: str, output: str, lines: list[tuple[Any, ...]]) -> Table:
-    table = np.array(lines, constants.JOB)
-    tiles = -(-table["count"] // constants.TILE)
-    table["tile"] = np.cumsum(tiles) - tiles
-    return Table(kind, output, table, int(tiles.sum()))
+class _Group:
+    """The jobs of one table while it is laid out."""
+
+    def __init__(self) -> None:
+        self.templates: list[NDArray[np.void]] = []
+        self.chosen: list[int] = []
+        self.addresses: list[int] = []
+        self.streams: list[int] = []
+
+    def table(self, kind: str, output: str) -> Table:
+        """Return the rows of all jobs in order, each with its own address, stream and first tile."""
+        lengths = np.array([len(lines) for lines in self.templates])
+        starts = np.cumsum(lengths) - lengths
+        chosen = np.array(self.chosen)
+        counts = lengths[chosen]
+        # Row k of a job is row starts[template] + k of all templates.
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = np.concatenate(self.templates)[np.repeat(starts[chosen], counts) + within]
+        rows["address"] += np.repeat(np.array(self.addresses, np.uint64), counts)
+        rows["stream"] = np.repeat(np.array(self.streams, np.uint64), counts)
+        tiles = rows["tile"].copy()
+        rows["tile"] = np.cumsum(tiles) - tiles
+        return Table(kind, output, rows, int(tiles.sum()))

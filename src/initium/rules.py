@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from initium.checks import check_name, check_shape
 from initium.fans import Fans
@@ -112,8 +112,7 @@ class Rules:
         return cls(made)
 
 
-@dataclass(frozen=True)
-class Assignment:
+class Assignment(NamedTuple):
     """What the rules give one parameter.
 
     Attributes
@@ -161,23 +160,26 @@ def assign(shapes: Mapping[str, tuple[int, ...]], rules: RulesLike) -> list[Assi
         If a rule matches nothing, or nothing that rules before it left.
     """
     ordered = Rules.of(rules).rules
-    searches = [rule.regex.search for rule in ordered]
-    used = [False] * len(ordered)
+    searches = tuple(enumerate(rule.regex.search for rule in ordered))
     resolved: dict[tuple[int, tuple[int, ...]], Fill | None] = {}
     assignments: list[Assignment] = []
     unmatched: list[str] = []
     for name, shape in shapes.items():
-        check_name(name)
-        index = next((i for i, search in enumerate(searches) if search(name)), None)
-        if index is None:
+        if not isinstance(name, str):
+            check_name(name)
+        for index, search in searches:  # noqa: B007 (used behind the loop)
+            if search(name):
+                break
+        else:
             unmatched.append(name)
             continue
-        used[index] = True
-        rule = ordered[index]
         key = index, shape
         if key not in resolved:
-            resolved[key] = _resolve(rule, name, check_shape(shape))
-        assignments.append(Assignment(name, shape, rule, resolved[key]))
+            resolved[key] = _resolve(ordered[index], name, check_shape(shape))
+        assignments.append(Assignment(name, shape, ordered[index], resolved[key]))
+    used = [False] * len(ordered)
+    for index, _ in resolved:
+        used[index] = True
     if unmatched:
         raise UnmatchedError(f"no rule matches {_listed(unmatched)}; add a rule, or skip them explicitly")
     unused = [rule.label for rule, hit in zip(ordered, used, strict=True) if not hit]
