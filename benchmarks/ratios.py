@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +97,13 @@ def elementwise(rounds: int) -> list[Row]:
             compare(f"{name}: of a fill", of_fill[name], ours, lambda: tensor.fill_(1.0), N, N, rounds),
             compare(f"{name}: bfloat16 over float32", ">= 1", narrow, ours, N, N, rounds),
         ]
-    fresh = lambda: ini.uniform(N, -0.1, 0.1, seed=1)  # noqa: E731
-    rows.append(
-        compare(
-            "uniform, fresh memory: times torch", "", fresh, lambda: torch.empty(N).uniform_(), N, N, rounds
-        )
-    )
-    rows.append(
-        compare(
-            "uniform, fresh memory: of a fill", "", fresh, lambda: torch.empty(N).fill_(1.0), N, N, rounds
-        )
-    )
+    peers: dict[str, Run] = {
+        "times torch": lambda: torch.empty(N).uniform_(-0.1, 0.1),
+        "of a fill": lambda: torch.empty(N).fill_(1.0),
+    }
+    for name, peer in peers.items():
+        fresh = partial(ini.uniform, N, -0.1, 0.1, seed=1)
+        rows.append(compare(f"uniform, fresh memory: {name}", "", fresh, peer, N, N, rounds))
     return rows
 
 
