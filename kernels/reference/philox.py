@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from initium.kernels import constants
 
-__all__ = ["philox4x32", "philox_words"]
+__all__ = ["philox4x32", "philox_blocks", "philox_words"]
 
 _WORD = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -44,15 +44,24 @@ def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[
     return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
 
 
-def philox_words(index: NDArray[np.uint64], stream: int, seed: int) -> NDArray[np.uint32]:
-    """Return word ``i % 4`` of block ``i // 4`` of a stream, for each 64-bit index i.
+def philox_blocks(first: int, count: int, stream: int, seed: int) -> NDArray[np.uint32]:
+    """Return `count` blocks of a stream from block `first` on, shape (count, 4).
 
     Counter = (block low, block high, stream low, stream high), key = (seed low, seed high).
     """
-    block, place = np.divmod(index.astype(np.uint64), np.uint64(constants.WORDS_PER_BLOCK))
-    blocks, where = np.unique(block, return_inverse=True)
-    counter = np.empty((blocks.size, 4), np.uint32)
-    counter[:, 0], counter[:, 1] = blocks & _WORD, blocks >> _HALF
+    return _blocks(np.arange(count, dtype=np.uint64) + np.uint64(first), stream, seed)
+
+
+def _blocks(block: NDArray[np.uint64], stream: int, seed: int) -> NDArray[np.uint32]:
+    counter = np.empty((block.size, 4), np.uint32)
+    counter[:, 0], counter[:, 1] = block & _WORD, block >> _HALF
     counter[:, 2], counter[:, 3] = stream % 2**32, stream >> 32
-    words: Any = philox4x32(counter, np.array([seed % 2**32, seed >> 32], np.uint32))
+    return philox4x32(counter, np.array([seed % 2**32, seed >> 32], np.uint32))
+
+
+def philox_words(index: NDArray[np.uint64], stream: int, seed: int) -> NDArray[np.uint32]:
+    """Return word ``i % 4`` of block ``i // 4`` of a stream, for each 64-bit index i."""
+    block, place = np.divmod(index, np.uint64(constants.WORDS_PER_BLOCK))
+    blocks, where = np.unique(block, return_inverse=True)
+    words: Any = _blocks(blocks, stream, seed)
     return words[where.reshape(block.shape), place.astype(np.intp)]  # type: ignore[no-any-return]

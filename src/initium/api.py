@@ -13,10 +13,15 @@ from initium.backends import backend_for, check_device
 from initium.checks import check_count, check_seed, check_shape
 from initium.destinations import Destination, allocate, destination_of
 from initium.dtypes import DType
+from initium.kernels.constants import WORDS_PER_BLOCK
 from initium.plan import Job, plan
 from initium.streams import stream_id
 
 __all__ = ["bits", "initialize", "normal", "truncated_normal", "uniform"]
+
+
+#: 2**64 blocks.
+_WORDS_OF_A_STREAM = WORDS_PER_BLOCK << 64
 
 
 def bits(count: int, *, seed: int, name: str, start: int = 0) -> NDArray[np.uint32]:
@@ -42,14 +47,15 @@ def bits(count: int, *, seed: int, name: str, start: int = 0) -> NDArray[np.uint
     TypeError, ValueError
         For arguments of a wrong type or out of range.
     """
-    from initium.kernels.reference.philox import philox_words
+    from initium.kernels.reference.philox import philox_blocks
 
     first, number = check_count("start", start), check_count("count", count)
-    if first + number > 1 << 66:
+    if first + number > _WORDS_OF_A_STREAM:
         raise ValueError(f"start={first} and count={number} leave the stream; it has 2**66 words")
-    return philox_words(
-        np.arange(number, dtype=np.uint64) + np.uint64(first), stream_id(name), check_seed(seed)
-    )
+    block, skip = divmod(first, WORDS_PER_BLOCK)
+    blocks = -(-(skip + number) // WORDS_PER_BLOCK)
+    words = philox_blocks(block, blocks, stream_id(name), check_seed(seed))
+    return words.reshape(-1)[skip : skip + number]
 
 
 def initialize(
@@ -108,7 +114,7 @@ def initialize(
     stream, seed = stream_id(name), check_seed(seed)
     target = _target(part.shape, dtype, device, out)
     chosen = backend_for([target.device], backend)
-    chosen.fill(plan([Job(stream, fill, part, target)], seed), threads, None)
+    chosen.run(plan([Job(stream, fill, part, target)], seed), threads)
     return target.owner
 
 

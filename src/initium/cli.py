@@ -16,6 +16,7 @@ from typing import Any
 
 try:
     import click
+    from rich import box
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -266,10 +267,10 @@ def _filler(
         # A run of elements in row-major order is a box of the flattened tensor: indices are the same.
         drawn = fills[piece.tensor]
         assert drawn is not None
-        box = Box(piece.values.shape, piece.start, (1,))
-        return Job(streams[piece.tensor], drawn, box, destination_of(piece.values))
+        run = Box(piece.values.shape, piece.start, (1,))
+        return Job(streams[piece.tensor], drawn, run, destination_of(piece.values))
 
-    return lambda pieces: backend.fill(plan(map(job, pieces), seed), threads, None)
+    return lambda pieces: backend.run(plan(map(job, pieces), seed), threads)
 
 
 def _companions(model: Architecture, output: Path) -> dict[str, str]:
@@ -351,7 +352,7 @@ def _human(nbytes: float) -> str:
 def plan_command(model: Architecture, recipe: Recipe | None, dtype: str | None) -> None:
     """Show what 'init' would draw for each tensor of MODEL; no weights are made."""
     task = _task(model, recipe, dtype)
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("tensor", "shape", "dtype", "rule", "distribution"):
         table.add_column(heading, overflow="fold")
     for heading in ("fan in", "fan out", "std", "bytes"):
@@ -368,14 +369,19 @@ def plan_command(model: Architecture, recipe: Recipe | None, dtype: str | None) 
 
 
 def _row(model: Architecture, tensor: TensorSpec, assignment: Assignment) -> Sequence[str]:
-    fans = model.layout(tensor.name).fans(tensor.shape) if len(tensor.shape) > 1 else ("", "")
-    shape = " x ".join(map(str, tensor.shape)) or "scalar"
-    drawn = ("skip", "", "0")
+    fan_in = fan_out = std = "-"
+    if len(tensor.shape) > 1:
+        fans = assignment.fans or model.layout(tensor.name).fans(tensor.shape)
+        fan_in, fan_out = (f"{fan:,.10g}" for fan in fans)
     if assignment.fill is not None:
-        drawn = (str(assignment.fill), f"{assignment.fill.std:.4g}", f"{tensor.nbytes:,}")
-    distribution, std, nbytes = drawn
-    fan_in, fan_out = (f"{fan:,.10g}" if fan != "" else "" for fan in fans)
-    return tensor.name, shape, tensor.dtype, assignment.rule.label, distribution, fan_in, fan_out, std, nbytes
+        std = f"{assignment.fill.std:.4g}"
+    shape = " x ".join(map(str, tensor.shape)) or "scalar"
+    nbytes = tensor.nbytes if assignment.fill is not None else 0
+    distribution = str(assignment.fill or "skip")
+    return (
+        *(tensor.name, shape, tensor.dtype, assignment.rule.label, distribution),
+        *(fan_in, fan_out, std, f"{nbytes:,}"),
+    )
 
 
 def _show(table: Table) -> None:
@@ -396,7 +402,7 @@ def recipes_command(name: Recipe | None) -> None:
     if name is not None:
         click.echo(name.text, nl=False)
         return
-    table = Table("recipe", "default for", "what it does", "source")
+    table = Table("recipe", "default for", "what it does", "source", box=box.SIMPLE_HEAD, pad_edge=False)
     for known in recipes.NAMED:
         recipe = recipes.load(known)
         families = ", ".join(family for family, default in recipes.DEFAULTS.items() if default == known)

@@ -150,8 +150,8 @@ class RecipeRule:
             return {}
         hints = typing.get_type_hints(_callee(INITIALIZERS[self.init]))
         return {
-            name: evaluate(value, variables) if isinstance(value, str) and hints.get(name) is float else value
-            for name, value in self.parameters.items()
+            key: evaluate(value, variables) if isinstance(value, str) and _is_real(hints.get(key)) else value
+            for key, value in self.parameters.items()
         }
 
     def _initializer(self, variables: Mapping[str, float | None]) -> Initializer:
@@ -160,6 +160,11 @@ class RecipeRule:
             return INITIALIZERS[self.init](**self.evaluated(variables))
         except (TypeError, ValueError) as error:
             raise RecipeError(f"{self.where}: {error}") from error
+
+
+def _is_real(hint: Any) -> bool:
+    """Tell whether a parameter of this type takes a number, possibly among other things."""
+    return hint is float or float in typing.get_args(hint)
 
 
 def _callee(maker: Callable[..., Any]) -> Callable[..., Any]:
@@ -268,7 +273,7 @@ def _in_layout(assignment: Assignment, model: Architecture) -> Assignment:
     initializer: Any = assignment.rule.initializer
     initializer = replace(initializer, layout=model.layout(assignment.name))
     rule = Rule(assignment.rule.pattern, initializer)
-    return replace(assignment, rule=rule, fill=initializer.resolve(assignment.shape))
+    return assignment._replace(rule=rule, fill=initializer.resolve(assignment.shape))
 
 
 def _check_dtype(assignment: Assignment, dtype: str) -> None:
