@@ -16,13 +16,17 @@ from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+from initium.kernels.cpu.jit import FEATURES
+
 __all__ = [
     "Lanes",
     "any_lane",
     "bits_of",
     "claim",
+    "clamp_magnitude",
     "constant",
     "copy_item",
+    "fence",
     "float_of",
     "fma",
     "hardware_bfloat16",
@@ -464,19 +468,16 @@ def _part(offset: int, bits: int) -> Callable[[Any, Lanes, Lanes, Any], Any]:
 @_unary(_by({types.float32: types.uint16}))
 def hardware_bfloat16(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
     """Round float32 to bfloat16 bits by AVX512_BF16, which takes subnormal numbers for zero."""
-    words, bfloats, singles = (ir.VectorType(t, 16) for t in (ir.IntType(16), _BFloat(), ir.FloatType()))
-    name = "llvm.x86.avx512bf16.cvtneps2bf16.512"
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(bfloats, [singles]), name)
-    pieces = [
-        builder.bitcast(builder.call(function, [_shuffle(builder, a, a, list(range(i, i + 16)))]), words)
-        for i in range(0, lanes.width, 16)
-    ]
-    while len(pieces) > 1:
-        pieces = [
-            _shuffle(builder, x, y, list(range(2 * x.type.count)))
-            for x, y in zip(pieces[::2], pieces[1::2], strict=True)
-        ]
-    return pieces[0]
+    words = ir.VectorType(ir.IntType(16), 32)
+    bfloats, singles = ir.VectorType(_BFloat(), 32), ir.VectorType(ir.FloatType(), 16)
+    name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(bfloats, [singles] * 2), name)
+
+    def pair(first: int) -> Any:
+        low, high = (_shuffle(builder, a, a, list(range(i, i + 16))) for i in (first, first + 16))
+        return builder.bitcast(builder.call(function, [high, low]), words)
+
+    return _concatenated(builder, [pair(first) for first in range(0, lanes.width, 32)])
 
 
 _u16, _u8 = _by({types.uint32: types.uint16}), _by({types.uint32: types.uint8})
@@ -486,17 +487,81 @@ low_byte = _unary(_u8)(_part(0, 8))
 
 
 @intrinsic
-def store(typingctx: Any, address: Any, a: Any) -> Any:
-    """Write the lanes to consecutive memory at `address`, aligned or not."""
+def store(typingctx: Any, address: Any, a: Any, past_caches: Any) -> Any:
+    """Write the lanes to consecutive memory at `address`.
+
+    Where the boolean `past_caches` holds, the address is a multiple of 64 and the stores are nontemporal:
+    they do not read the memory first, and leave the caches alone.
+    """
     if not isinstance(a, Lanes):
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         where = context.cast(builder, args[0], sig.args[0], types.uintp)
-        builder.store(args[1], builder.inttoptr(where, _vector(a).as_pointer()), align=1)
+        pointer = builder.inttoptr(where, _vector(a).as_pointer())
+        with builder.if_else(args[2]) as (past, through):
+            with past:
+                instruction = builder.store(args[1], pointer, align=64)
+                mark = builder.module.add_metadata([ir.Constant(_WORD, 1)])
+                instruction.set_metadata("nontemporal", mark)
+            with through:
+                builder.store(args[1], pointer, align=1)
         return context.get_dummy_value()
 
-    return types.void(address, a), codegen
+    return types.void(address, a, types.boolean), codegen
+
+
+@intrinsic
+def fence(typingctx: Any) -> Any:
+    """Make all stores of this thread visible to others, nontemporal ones too."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def clamp_magnitude(typingctx: Any, a: Any, bound: Any) -> Any:
+    """Return the float32 lanes kept in [-bound, bound]; one instruction with AVX512DQ, two else."""
+    if not (isinstance(a, Lanes) and a.element == types.float32):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        limit = _as_lanes(context, builder, a, sig.args[1], args[1])
+        if "+avx512dq" in FEATURES and a.width % 16 == 0:
+            return _smaller_magnitude512(builder, args[0], limit)
+        negative = builder.fneg(limit)
+        raised = builder.select(builder.fcmp_ordered("<", args[0], negative), negative, args[0])
+        return builder.select(builder.fcmp_ordered(">", raised, limit), limit, raised)
+
+    return a(a, bound), codegen
+
+
+def _smaller_magnitude512(builder: Any, a: Any, b: Any) -> Any:
+    """Emit VRANGEPS: the smaller magnitude of both, with the sign of `a`."""
+    single, word, half = ir.VectorType(ir.FloatType(), 16), ir.IntType(32), ir.IntType(16)
+    kind = ir.FunctionType(single, [single, single, word, single, half, word])
+    name = "llvm.x86.avx512.mask.range.ps.512"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    constants = (
+        (ir.Constant(word, 2), ir.Constant(single, ir.Undefined)),  # smaller magnitude, sign of the first
+        (ir.Constant(half, 0xFFFF), ir.Constant(word, 4)),  # all lanes, rounding as it is
+    )
+    pieces = []
+    for first in range(0, a.type.count, 16):
+        x, y = (_shuffle(builder, v, v, list(range(first, first + 16))) for v in (a, b))
+        pieces.append(builder.call(function, [x, y, *constants[0], *constants[1]]))
+    return _concatenated(builder, pieces)
+
+
+def _concatenated(builder: Any, pieces: list[Any]) -> Any:
+    """Join vectors of equal width, a power of two of them."""
+    while len(pieces) > 1:
+        pairs = zip(pieces[::2], pieces[1::2], strict=True)
+        pieces = [_shuffle(builder, x, y, list(range(2 * x.type.count))) for x, y in pairs]
+    return pieces[0]
 
 
 @intrinsic
