@@ -100,5 +100,5 @@ _CONVERSIONS: dict[str, Any] = {
     "float8_e4m3fn": lambda dtype, x, scale: low_byte(_float8_e4m3fn(x)),
     "float8_e5m2": lambda dtype, x, scale: low_byte(_float8_e5m2(x)),
 }
-if "+avx512bf16" in FEATURES and LANES >= 16:
+if "+avx512bf16" in FEATURES and LANES >= 32:
     _CONVERSIONS["bfloat16"] = lambda dtype, x, scale: _hardware_or_integer_bfloat16(x, scale)

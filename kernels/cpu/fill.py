@@ -19,6 +19,7 @@ from initium.kernels.cpu.lanes import (
     select,
     stack_buffer,
     store,
+    store_past_caches,
     to_float32,
 )
 from initium.kernels.cpu.normal import bounded_normal64, central_normal32, normal32
@@ -38,9 +39,10 @@ _ITEMSIZE = {
 #: Kinds and outputs (dtypes, and for constants the widths of bit patterns), as `run` takes them.
 TAGS = {name: Tag(name) for name in (*constants.KINDS, *_ITEMSIZE)}
 
-# float64 lanes of a bounded normal keep many values alive: fewer blocks at once avoid spills.
-_BOUNDED_LANES = max(2, LANES // 4)
-_BUFFER_BYTES = LANES * constants.WORDS_PER_BLOCK * 8
+# Blocks in flight: uniforms keep few values alive and gain a fifth by twice as many; float64 lanes of a
+# bounded normal keep many, and fewer blocks avoid spills.
+_LANES = {constants.UNIFORM: 2 * LANES, constants.BOUNDED_NORMAL: max(2, LANES // 4)}
+_BUFFER_BYTES = 2 * LANES * constants.WORDS_PER_BLOCK * 8
 
 
 @inline
@@ -72,14 +74,14 @@ def _choose_round_bounded(output: Any, x: Any, p: Any) -> Any:
     return lambda output, x, p: convert(output, to_float32(_clamp(x, p[_LOW], p[_HIGH])), np.float32(0))
 
 
-def _sampler32(sample: Callable[..., Any], output: str) -> Callable[..., Any]:
+def _sampler32(sample: Callable[..., Any], output: str, lanes: int) -> Callable[..., Any]:
     if output == "float32":
         # The planner has shown that scale and offset keep float32 inside its interval.
         return lambda kind, output, block, stream, key, split, p: sample(
-            philox_words(block, LANES, stream, key), p
+            philox_words(block, lanes, stream, key), p
         )
     return lambda kind, output, block, stream, key, split, p: _round_clamped(
-        output, sample(philox_words(block, LANES, stream, key), p), p
+        output, sample(philox_words(block, lanes, stream, key), p), p
     )
 
 
@@ -92,17 +94,18 @@ def _draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, split: Any,
 def _choose_draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, split: Any, p: Any) -> Any:
     if not (isinstance(kind, TagType) and isinstance(output, TagType)):
         return None
+    lanes = _LANES.get(kind.label, LANES)
     if kind.label == constants.CONSTANT:
         width, count = 8 * _ITEMSIZE[output.label], LANES * constants.WORDS_PER_BLOCK
         return lambda kind, output, block, stream, key, split, p: constant(split, width, count)
     if kind.label == constants.UNIFORM and output.label == "float64":
         return lambda kind, output, block, stream, key, split, p: uniform64(
-            philox_words(block, LANES, stream, key), p
+            philox_words(block, lanes, stream, key), p
         )
     if kind.label == constants.BOUNDED_NORMAL:
         return lambda kind, output, block, stream, key, split, p: _round_bounded(
             output,
-            bounded_normal64(output, philox_words(block, _BOUNDED_LANES, stream, key), split, p),
+            bounded_normal64(output, philox_words(block, lanes, stream, key), split, p),
             p,
         )
     samplers = {
@@ -110,7 +113,7 @@ def _choose_draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, spli
         constants.NORMAL: normal32,
         constants.CENTRAL_NORMAL: central_normal32,
     }
-    return _sampler32(samplers[kind.label], output.label)
+    return _sampler32(samplers[kind.label], output.label, lanes)
 
 
 def _layout(kind: Any, output: Any) -> Any:
@@ -120,7 +123,7 @@ def _layout(kind: Any, output: Any) -> Any:
 
 @chosen_by_tag(_layout)
 def _choose_layout(kind: Any, output: Any) -> Any:
-    blocks = _BOUNDED_LANES if kind.label == constants.BOUNDED_NORMAL else LANES
+    blocks = _LANES.get(kind.label, LANES)
     per_block = constants.WORDS_PER_BLOCK // (2 if output.label == "float64" else 1)
     size = _ITEMSIZE[output.label]
     group = blocks * per_block
@@ -190,14 +193,21 @@ def _draw_run(
     while count > 0:
         if contiguous and skip == 0 and lead == 0 and count >= group:
             full = count // group
-            for _ in range(full):
-                store(address, _draw(kind, output, block, stream, key, split, p), past_caches)
-                address += np.uint64(group * size)
-                block += np.uint64(group // per_block)
+            # Two loops: LLVM would merge the stores of one loop with a branch, and forget which are which.
+            if past_caches:
+                for _ in range(full):
+                    store_past_caches(address, _draw(kind, output, block, stream, key, split, p))
+                    address += np.uint64(group * size)
+                    block += np.uint64(group // per_block)
+            else:
+                for _ in range(full):
+                    store(address, _draw(kind, output, block, stream, key, split, p))
+                    address += np.uint64(group * size)
+                    block += np.uint64(group // per_block)
             count -= full * group
         else:
             # A ragged end or a strided target: draw a whole group aside and copy what is wanted.
-            store(buffer, _draw(kind, output, block, stream, key, split, p), False)
+            store(buffer, _draw(kind, output, block, stream, key, split, p))
             wanted = min(count, group - skip)
             if lead > 0:
                 wanted = min(wanted, lead)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite
+import llvmlite.binding
 import numba
 import numpy as np
 from numba.core import types
@@ -45,6 +46,9 @@ def _features() -> frozenset[str]:
 
 
 FEATURES = _features()
+
+# One instruction of `lanes` is written as assembly.
+llvmlite.binding.initialize_native_asmparser()
 
 
 def _lanes() -> int:

@@ -47,6 +47,7 @@ __all__ = [
     "sqrt",
     "stack_buffer",
     "store",
+    "store_past_caches",
     "to_float32",
     "unsigned_to_float",
     "widen",
@@ -68,19 +69,6 @@ class _LanesModel(models.PrimitiveModel):
 
 
 _WORD = ir.IntType(32)
-
-
-class _BFloat(ir.Type):
-    """LLVM's bfloat, which llvmlite does not name."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
 
 
 def _scalar(element: types.Type) -> ir.Type:
@@ -468,14 +456,15 @@ def _part(offset: int, bits: int) -> Callable[[Any, Lanes, Lanes, Any], Any]:
 @_unary(_by({types.float32: types.uint16}))
 def hardware_bfloat16(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
     """Round float32 to bfloat16 bits by AVX512_BF16, which takes subnormal numbers for zero."""
-    words = ir.VectorType(ir.IntType(16), 32)
-    bfloats, singles = ir.VectorType(_BFloat(), 32), ir.VectorType(ir.FloatType(), 16)
-    name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(bfloats, [singles] * 2), name)
+    words, singles = ir.VectorType(ir.IntType(16), 32), ir.VectorType(ir.FloatType(), 16)
+    # As assembly, since LLVM gives the intrinsic's vectors of bfloat no nontemporal stores.
+    instruction = ir.InlineAsm(
+        ir.FunctionType(words, [singles, singles]), "vcvtne2ps2bf16 $2, $1, $0", "=v,v,v", side_effect=False
+    )
 
     def pair(first: int) -> Any:
         low, high = (_shuffle(builder, a, a, list(range(i, i + 16))) for i in (first, first + 16))
-        return builder.bitcast(builder.call(function, [high, low]), words)
+        return builder.call(instruction, [high, low])
 
     return _concatenated(builder, [pair(first) for first in range(0, lanes.width, 32)])
 
@@ -486,29 +475,34 @@ high_half = _unary(_u16)(_part(16, 16))
 low_byte = _unary(_u8)(_part(0, 8))
 
 
-@intrinsic
-def store(typingctx: Any, address: Any, a: Any, past_caches: Any) -> Any:
-    """Write the lanes to consecutive memory at `address`.
-
-    Where the boolean `past_caches` holds, the address is a multiple of 64 and the stores are nontemporal:
-    they do not read the memory first, and leave the caches alone.
-    """
+def _store(typingctx: Any, address: Any, a: Any, past_caches: bool) -> Any:
     if not isinstance(a, Lanes):
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         where = context.cast(builder, args[0], sig.args[0], types.uintp)
         pointer = builder.inttoptr(where, _vector(a).as_pointer())
-        with builder.if_else(args[2]) as (past, through):
-            with past:
-                instruction = builder.store(args[1], pointer, align=64)
-                mark = builder.module.add_metadata([ir.Constant(_WORD, 1)])
-                instruction.set_metadata("nontemporal", mark)
-            with through:
-                builder.store(args[1], pointer, align=1)
+        instruction = builder.store(args[1], pointer, align=64 if past_caches else 1)
+        if past_caches:
+            instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_WORD, 1)]))
         return context.get_dummy_value()
 
-    return types.void(address, a, types.boolean), codegen
+    return types.void(address, a), codegen
+
+
+@intrinsic
+def store(typingctx: Any, address: Any, a: Any) -> Any:
+    """Write the lanes to consecutive memory at `address`, aligned or not."""
+    return _store(typingctx, address, a, False)
+
+
+@intrinsic
+def store_past_caches(typingctx: Any, address: Any, a: Any) -> Any:
+    """Write the lanes to consecutive memory at `address`, a multiple of 64, with nontemporal stores.
+
+    They do not read the memory first, and leave the caches alone; a `fence` makes them visible.
+    """
+    return _store(typingctx, address, a, True)
 
 
 @intrinsic
