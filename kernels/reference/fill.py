@@ -33,22 +33,26 @@ def draw(
     """Return the values at global indices `index` (1-D), in `dtype`."""
     if kind == constants.CONSTANT:
         pattern = np.full(index.shape, split, np.uint64).astype(f"u{dtype.itemsize}")
-        constants_of: Any = pattern.view(dtype)
-        return constants_of
+        return _typed(pattern.view(dtype))
     if dtype == np.float64:
         words = philox_words(np.stack([2 * index, 2 * index + np.uint64(1)], axis=-1), stream, seed)
         wide = words[..., 0].astype(np.uint64) | (words[..., 1].astype(np.uint64) << np.uint64(32))
         value = uniform64(wide, p) if kind == constants.UNIFORM else bounded_normal64(wide, split, p)
-        return np.clip(value, p[parameters.LOW], p[parameters.HIGH])
+        return _typed(np.clip(value, p[parameters.LOW], p[parameters.HIGH]))
     words = philox_words(index, stream, seed)
     if kind == constants.BOUNDED_NORMAL:
         value = np.clip(bounded_normal64(words, split, p), p[parameters.LOW], p[parameters.HIGH])
-        return value.astype(np.float32).astype(dtype)
+        return _typed(value.astype(np.float32).astype(dtype))
     single: NDArray[Any] = _SAMPLERS[kind](words, p)
     if dtype == np.float32:
         return single
     low, high = np.float32(p[parameters.LOW]), np.float32(p[parameters.HIGH])
-    return np.clip(single, low, high).astype(dtype)
+    return _typed(np.clip(single, low, high).astype(dtype))
+
+
+def _typed(array: Any) -> NDArray[Any]:
+    checked: NDArray[Any] = array  # NumPy's stubs lose the type on the way
+    return checked
 
 
 def fill_job(job: Any, destination: NDArray[Any], kind: str, seed: int) -> None:

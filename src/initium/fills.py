@@ -113,7 +113,7 @@ def _inside(fill: Fill, low: Real, high: Real, dtype: DType) -> tuple[float, flo
 
 
 def _check_reach(fill: Fill, low: Real, high: Real, dtype: DType) -> None:
-    if abs(low) > dtype.max or abs(high) > dtype.max:
+    if low < -dtype.max or high > dtype.max:
         raise ValueError(f"{fill} overflows dtype {dtype}; expected values of at most {dtype.max:.6g}")
 
 
@@ -149,6 +149,8 @@ class ConstantFill:
         with np.errstate(over="ignore"):
             source = np.float64(self.value) if dtype.word_bits == 64 else np.float32(self.value)
             item = np.asarray(source).astype(dtype.numpy)
+        if math.isinf(self.value) and not np.isinf(item.astype(np.float64)):
+            raise ValueError(f"{self} does not exist in dtype {dtype}; expected a finite value")
         return Encoding(constants.CONSTANT, int.from_bytes(item.tobytes(), np_byte_order()), _row({}))
 
 
@@ -284,20 +286,21 @@ def NormalFill(mean: float = 0.0, std: float = 1.0) -> TruncatedNormalFill:  # n
 
 @lru_cache(maxsize=1024)
 def _truncated_moments(lower: float, upper: float) -> tuple[float, float]:
-    """Return mean and variance of a standard normal on [lower, upper] (Johnson, Kotz, Balakrishnan 1994)."""
+    """Return mean and variance of a standard normal on [lower, upper] (Johnson, Kotz, Balakrishnan 1994).
 
-    def density(z: float) -> float:
-        return math.exp(-z * z / 2) / math.sqrt(2 * math.pi) if math.isfinite(z) else 0.0
-
-    mass = float(gauss.tail(lower) - gauss.tail(upper))
-    if mass < 1e-12:  # far tails and slivers: cancellation; take the limits
-        inner = min((lower, upper), key=abs)
-        return inner, min((upper - lower) ** 2 / 12, 1 / max(inner * inner, 1.0))
-    first = (density(lower) - density(upper)) / mass
-    edges = (lower * density(lower) if math.isfinite(lower) else 0.0) - (
-        upper * density(upper) if math.isfinite(upper) else 0.0
-    )
-    return first, max(0.0, 1 + edges / mass - first * first)
+    In decimals, since far tails cancel all digits of a float.
+    """
+    if upper <= 0:  # the mirror image has its precision at hand
+        mean, variance = _truncated_moments(-upper, -lower)
+        return -mean, variance
+    with gauss.exact():
+        mass = gauss.tail(lower) - gauss.tail(upper)
+        if mass == 0:  # beyond 1e8 sigmas, where the excess over the bound is exponential of mean 1 / lower
+            return lower, lower**-2
+        at = [gauss.density(z) for z in (lower, upper)]
+        edges = [Decimal(z) * d if d else Decimal(0) for z, d in zip((lower, upper), at, strict=True)]
+        mean = (at[0] - at[1]) / mass
+        return float(mean), float(max(1 + (edges[0] - edges[1]) / mass - mean * mean, Decimal(0)))
 
 
 @lru_cache(maxsize=4096)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from decimal import Context, Decimal, localcontext
 from functools import lru_cache
 
-__all__ = ["exact", "log_tail", "tail"]
+__all__ = ["density", "exact", "log_tail", "tail"]
 
 _CONTEXT = Context(prec=60, Emin=-(10**17), Emax=10**17)
 _GUARD = Decimal(10) ** -56
@@ -59,6 +59,12 @@ def _mills(z: Decimal) -> Decimal:
     for k in range(depth, 0, -1):
         fraction = z + k / fraction
     return 1 / fraction
+
+
+def density(z: float) -> Decimal:
+    """Return the density of a standard normal at z, zero at infinity."""
+    with exact():
+        return _density_log(Decimal(z)).exp() if abs(z) < float("inf") else Decimal(0)
 
 
 @lru_cache(maxsize=4096)

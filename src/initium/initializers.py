@@ -8,11 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from fractions import Fraction
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from initium import fans as _fans
-from initium.checks import check_choice, check_finite, check_number, check_std
+from initium.checks import check_choice, check_finite, check_number, check_positive, check_std
 from initium.fills import ConstantFill, Fill, NormalFill, TruncatedNormalFill, UniformFill
+from initium.filters import ConstantArray
 from initium.gains import squared_gain
 
 __all__ = [
@@ -142,8 +147,16 @@ class TruncatedNormal:
                         f"std=0 and mean={mean} lies outside [{lower}, {upper}]; expected std > 0"
                     )
                 return ConstantFill(mean)
-            lower, upper = (lower - mean) / std, (upper - mean) / std
+            lower, upper = -_sigmas_within(-lower, -mean, std), _sigmas_within(upper, mean, std)
         return TruncatedNormalFill(mean, std, lower, upper)
+
+
+def _sigmas_within(bound: float, mean: float, std: float) -> float:
+    """Return the distance of an upper bound from the mean in units of std, rounded to stay within it."""
+    sigmas = (bound - mean) / std
+    while math.isfinite(sigmas) and Fraction(mean) + Fraction(std) * Fraction(sigmas) > bound:
+        sigmas = math.nextafter(sigmas, -math.inf)
+    return sigmas
 
 
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
@@ -198,8 +211,7 @@ class VarianceScaling:
     layout: str | _fans.Layout = "out_in"
 
     def __post_init__(self) -> None:
-        if check_finite("scale", self.scale) <= 0:
-            raise ValueError(f"scale={self.scale} is not positive; expected a number > 0")
+        check_positive("scale", self.scale)
         check_choice("mode", self.mode, tuple(_MODES))
         check_choice("distribution", self.distribution, _DISTRIBUTIONS)
         _fans.lookup(self.layout)
@@ -235,12 +247,12 @@ def ones() -> Constant:
     return Constant(1.0)
 
 
-def constant(value: float) -> Constant:
-    """`value`.
+def constant(value: float | NDArray[Any]) -> Constant | ConstantArray:
+    """`value`: a number, or an array that broadcasts to the shape.
 
     Peers: torch constant_; Keras Constant; JAX constant; Caffe ConstantFiller.
     """
-    return Constant(value)
+    return ConstantArray(value) if np.ndim(value) else Constant(value)  # type: ignore[arg-type]
 
 
 def glorot_uniform(layout: Layout = "out_in", *, gain: float = 1.0) -> VarianceScaling:
@@ -249,7 +261,7 @@ def glorot_uniform(layout: Layout = "out_in", *, gain: float = 1.0) -> VarianceS
     Source: Glorot and Bengio 2010, eq. 16 (their normalised initialization).
     Peers: torch xavier_uniform_; Keras GlorotUniform; JAX glorot_uniform.
     """
-    return VarianceScaling(gain**2, "fan_avg", "uniform", layout)
+    return VarianceScaling(check_positive("gain", gain) ** 2, "fan_avg", "uniform", layout)
 
 
 def glorot_normal(layout: Layout = "out_in", *, gain: float = 1.0, truncated: bool = True) -> VarianceScaling:
@@ -258,7 +270,7 @@ def glorot_normal(layout: Layout = "out_in", *, gain: float = 1.0, truncated: bo
     Source: Glorot and Bengio 2010, eq. 12.
     Peers: Keras GlorotNormal; JAX glorot_normal; torch xavier_normal_ (not truncated).
     """
-    return VarianceScaling(gain**2, "fan_avg", _bell(truncated), layout)
+    return VarianceScaling(check_positive("gain", gain) ** 2, "fan_avg", _bell(truncated), layout)
 
 
 def he_uniform(

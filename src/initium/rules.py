@@ -59,10 +59,13 @@ class Rule:
         searched for within the name.
     initializer
         An initializer, or `skip`.
+    optional
+        Whether the rule may match nothing without a warning, as those do that serve many models.
     """
 
     pattern: str | re.Pattern[str]
     initializer: Initializer | Skip
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.pattern, (str, re.Pattern)):
@@ -157,7 +160,7 @@ def assign(shapes: Mapping[str, tuple[int, ...]], rules: RulesLike) -> list[Assi
     Warns
     -----
     UnusedRuleWarning
-        If a rule matches nothing, or nothing that rules before it left.
+        If a rule that is not optional matches nothing, or nothing that rules before it left.
     """
     ordered = Rules.of(rules).rules
     searches = tuple(enumerate(rule.regex.search for rule in ordered))
@@ -165,8 +168,7 @@ def assign(shapes: Mapping[str, tuple[int, ...]], rules: RulesLike) -> list[Assi
     assignments: list[Assignment] = []
     unmatched: list[str] = []
     for name, shape in shapes.items():
-        if not isinstance(name, str):
-            check_name(name)
+        check_name(name)
         for index, search in searches:  # noqa: B007 (used behind the loop)
             if search(name):
                 break
@@ -182,9 +184,9 @@ def assign(shapes: Mapping[str, tuple[int, ...]], rules: RulesLike) -> list[Assi
         used[index] = True
     if unmatched:
         raise UnmatchedError(f"no rule matches {_listed(unmatched)}; add a rule, or skip them explicitly")
-    unused = [rule.label for rule, hit in zip(ordered, used, strict=True) if not hit]
+    unused = [rule.label for rule, hit in zip(ordered, used, strict=True) if not (hit or rule.optional)]
     if unused:
-        warnings.warn(f"no parameter is left for the rule {_listed(unused)}", UnusedRuleWarning, stacklevel=3)
+        warnings.warn(f"no parameter is left for the rule {_listed(unused)}", UnusedRuleWarning, stacklevel=4)
     return assignments
 
 

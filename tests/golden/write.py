@@ -1,0 +1,71 @@
+"""Write stream_v1.json, the values that stream version 1 stands for.
+
+Run ``python tests/golden/write.py`` from the repository's root, once per stream version: a difference from
+the file that is there means that values changed, which only a new stream version may do. So the script
+refuses to overwrite it; a new version gets a new file.
+
+The reference backend draws the values. For each distribution and dtype the file holds the bytes of the
+first eight values in hexadecimal, and BLAKE2b digests of little-endian bytes over a start, over indices
+across 2**34 and over a strided, reversed box.
+"""
+
+import json
+import sys
+from hashlib import blake2b
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cases import DISTRIBUTIONS, DTYPES, SEED
+
+import initium as ini
+from initium.kernels.constants import STREAM_VERSION
+
+FILE = Path(__file__).with_name(f"stream_v{STREAM_VERSION}.json")
+#: Global shape and box of each digest.
+PARTS = {
+    "start": ((20_011,), (slice(None),)),
+    "far": ((1 << 40,), (slice(2**34 - 1003, 2**34 + 2005),)),
+    "box": ((2000, 3, 3001), (slice(1999, 3, -97), slice(None, None, 2), slice(11, None, 301))),
+}
+
+
+def draw(name, dtype, part, backend=None, /, **change):
+    """Return one part of a golden tensor."""
+    shape, box = PARTS[part]
+    arguments = {"seed": SEED, "name": f"golden.{name}", "dtype": dtype, "box": box, "backend": backend}
+    return ini.initialize(DISTRIBUTIONS[name], shape, **arguments | change)
+
+
+def summary(values):
+    """Return the digest of an array's little-endian bytes."""
+    return blake2b(little(values).tobytes(), digest_size=16).hexdigest()
+
+
+def little(values):
+    """Return the array's values as little-endian unsigned integers."""
+    return values.view(f"u{values.itemsize}").astype(f"<u{values.itemsize}")
+
+
+def golden(backend=None):
+    """Return all that the file holds, as drawn by a backend."""
+    return {
+        "stream_version": STREAM_VERSION,
+        "seed": SEED,
+        "bits": ini.bits(16, seed=SEED, name="golden.bits").tobytes().hex(),
+        "values": {name: {dtype: entry(name, dtype, backend) for dtype in DTYPES} for name in DISTRIBUTIONS},
+    }
+
+
+def entry(name, dtype, backend=None):
+    """Return what the file holds of one distribution and dtype."""
+    parts = {part: draw(name, dtype, part, backend) for part in PARTS}
+    digits = 2 * parts["start"].itemsize
+    first = " ".join(f"{int(value):0{digits}x}" for value in little(parts["start"][:8]))
+    return {"first": first, **{part: summary(values) for part, values in parts.items()}}
+
+
+if __name__ == "__main__":
+    with FILE.open("x") as file:
+        json.dump(golden("numpy"), file, indent=1)
+        file.write("\n")
