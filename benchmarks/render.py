@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import gpu
+
 HERE = Path(__file__).parent
 
 
@@ -37,7 +39,7 @@ def _matrix(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-RENDERERS = {"cpu": _cpu, "matrix": _matrix}
+RENDERERS = {"cpu": _cpu, "matrix": _matrix, "gpu": gpu.render, "instructions": gpu.render_instructions}
 
 
 def main() -> None:

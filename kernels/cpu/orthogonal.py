@@ -16,10 +16,12 @@ from initium.kernels.cpu.jit import parallel_entry
 
 __all__ = ["PANEL", "Panel", "columns_of_q", "panel", "rows_of_q", "small"]
 
-#: Reflectors of a panel. Measured on AVX2: 64 makes thin products, 256 spends too long in T factors.
-PANEL = 128
+#: Reflectors of a panel. Measured on AVX2: fewer make thin products, more spend too long in T factors.
+PANEL = 96
 # Rows of a block update that are made at a time, so that they are still in cache when subtracted.
-_UPDATE_ROWS = 512
+_UPDATE_ROWS = 256
+# Small matrices that are made at a time: several vectors each, and all of them fit the cache.
+_SIDE_BY_SIDE = 16
 
 Real = NDArray[Any]
 Indices = NDArray[np.intp]
@@ -56,7 +58,12 @@ def _reflect(g: Any, signs: Any) -> None:
         s0 = s1 = s2 = s3 = 0.0
         whole = i + (length - i) // 4 * 4
         for j in range(i, whole, 4):
-            a, b, c, d = np.float64(g[i, j]), np.float64(g[i, j + 1]), np.float64(g[i, j + 2]), np.float64(g[i, j + 3])
+            a, b, c, d = (
+                np.float64(g[i, j]),
+                np.float64(g[i, j + 1]),
+                np.float64(g[i, j + 2]),
+                np.float64(g[i, j + 3]),
+            )
             s0, s1, s2, s3 = s0 + a * a, s1 + b * b, s2 + c * c, s3 + d * d
         for j in range(whole, length):
             s0 += np.float64(g[i, j]) ** 2
@@ -64,7 +71,11 @@ def _reflect(g: Any, signs: Any) -> None:
         head = np.float64(g[i, i])
         negative = head >= 0  # the sign of -head: x goes to -sign(head) |x| e_1, without cancellation
         signs[i] = -1 if negative else 1
-        if norm == 0:
+        if length - i == 1:  # a reflection of a line is its sign: no reflector, and exact
+            signs[i] = -signs[i]
+            g[i, i] = 0
+            continue
+        if norm == 0:  # any reflector will do
             g[i, i] = np.sqrt(2.0)
             continue
         scale = 1 / np.sqrt(norm * (norm + abs(head)))
@@ -76,25 +87,22 @@ def _reflect(g: Any, signs: Any) -> None:
 
 @parallel_entry
 def _invert(s: Any, t: Any) -> None:
-    """Write T, the inverse of striu(S) + diag(S) / 2, row by row from the last."""
+    """Write T, the inverse of I + striu(S), row by row from the last."""
     b = s.shape[0]
     for i in range(b - 1, -1, -1):
         t[i, :] = 0
+        t[i, i] = 1
         for k in range(i + 1, b):
             u = s[i, k]
             for j in range(k, b):
                 t[i, j] -= u * t[k, j]
-        r = 2 / s[i, i]
-        for j in range(i + 1, b):
-            t[i, j] *= r
-        t[i, i] = r
 
 
 def panel(first: int, gaussians: Real) -> Panel:
     """Make a panel of Gaussians of shape (b, n - first), whose memory becomes the reflectors'.
 
-    T^-1 + T^-T = V V' holds with the rounded V (Puglisi 1992), so that I - V' T V is orthogonal however
-    V was rounded.
+    T^-1 = I + striu(V V') (Puglisi 1992). The diagonal is exact, for rows of V have squared length 2 to
+    more digits than a product of matrices would show.
     """
     b = len(gaussians)
     signs = np.empty(b, gaussians.dtype)
@@ -143,7 +151,10 @@ def columns_of_q(panels: Sequence[Panel], n: int, columns: Indices) -> Real:
 
 
 def rows_of_q(panels: Sequence[Panel], n: int, rows: Indices) -> Real:
-    """Return rows of H_0 H_1 ..., shape (len(rows), n), not yet signed; columns of given reflectors are final."""
+    """Return rows of H_0 H_1 ..., not yet signed, shape (len(rows), n).
+
+    Columns are final up to the last of the given reflectors.
+    """
     q = np.zeros((len(rows), n), panels[0].vectors.dtype)
     q[np.arange(len(rows)), rows] = 1
     update = np.empty((len(rows), min(n, _UPDATE_ROWS)), q.dtype)
@@ -157,32 +168,64 @@ def rows_of_q(panels: Sequence[Panel], n: int, rows: Indices) -> Real:
     return q
 
 
-@parallel_entry
-def small(g: Any, q: Any) -> None:
-    """Make many small matrices, one reflector after another: Gaussians (count, m, n) to Q (count, n, m).
+def small(gaussians: Real) -> Real:
+    """Make many small matrices side by side, one reflector after another.
 
-    Destroys `g`. Below about 64 rows this beats any number of calls of a BLAS.
+    A BLAS would mostly be called here. Matrices are interleaved instead, so that each step does the same
+    to a vector of them.
+
+    Parameters
+    ----------
+    gaussians
+        Shape (count, m, n), count > 0; destroyed.
+
+    Returns
+    -------
+    ndarray, shape (count, n, m)
     """
+    count, m, n = gaussians.shape
+    q = np.empty((count, n, m), gaussians.dtype)
+    _small(gaussians, q)
+    return q
+
+
+@parallel_entry
+def _small(g: Any, q: Any) -> None:
     count, m, n = g.shape
-    signs = np.empty(m, g.dtype)
-    w = np.empty(m, g.dtype)
-    for c in range(count):
-        v, x = g[c], q[c]
-        _reflect(v, signs)
-        x[:] = 0
-        for k in range(m - 1, -1, -1):
-            # Q = H_k Q on rows and columns from k on; column k is still that of the identity.
-            w[k] = v[k, k]
-            w[k + 1 :] = 0
-            for i in range(k + 1, n):
-                a = v[k, i]
-                for j in range(k + 1, m):
-                    w[j] += a * x[i, j]
-            x[k, k] = 1
+    width = min(_SIDE_BY_SIDE, count)
+    v = np.zeros((m, n, width), g.dtype)
+    x = np.empty((n, m, width), g.dtype)
+    w = np.empty(width, g.dtype)
+    signs = np.empty((width, m), g.dtype)
+    for first in range(0, count, width):
+        together = min(width, count - first)
+        for c in range(together):
+            _reflect(g[first + c], signs[c])
+            for k in range(m):
+                for i in range(k, n):
+                    v[k, i, c] = g[first + c, k, i]
+        _multiply(v, x, w)
+        for c in range(together):
+            for i in range(n):
+                for j in range(m):
+                    q[first + c, i, j] = x[i, j, c] * signs[c, j]
+
+
+@parallel_entry
+def _multiply(v: Any, x: Any, w: Any) -> None:
+    """Multiply reflectors side by side: X = H_0 H_1 ... I."""
+    m, n, width = v.shape
+    x[:] = 0
+    for k in range(m - 1, -1, -1):
+        # On rows and columns from k on; column k is still that of the identity.
+        x[k, k] = 1
+        for j in range(k, m):
+            w[:] = 0
             for i in range(k, n):
-                a = v[k, i]
-                for j in range(k, m):
-                    x[i, j] -= a * w[j]
-        for i in range(n):
-            for j in range(m):
-                x[i, j] *= signs[j]
+                a, b = v[k, i], x[i, j]
+                for lane in range(width):
+                    w[lane] += a[lane] * b[lane]
+            for i in range(k, n):
+                a, b = v[k, i], x[i, j]
+                for lane in range(width):
+                    b[lane] -= a[lane] * w[lane]

@@ -11,8 +11,33 @@ from typing import TYPE_CHECKING, Any
 from initium._version import __version__
 
 if TYPE_CHECKING:
-    from initium.api import bits, initialize, normal, truncated_normal, uniform
+    from initium.api import bits, initialize, normal, orthogonal, truncated_normal, uniform
+    from initium.elsewhere import (
+        caffe_msra,
+        caffe_xavier,
+        keras_random_normal,
+        keras_random_uniform,
+        keras_truncated_normal,
+        kwon_logistic,
+        kwon_tanh,
+        mxnet_msra_prelu,
+        mxnet_xavier,
+        normalised_xavier,
+        one_over_sqrt_normal,
+        one_over_sqrt_uniform,
+        simple_xavier,
+        tf_variance_scaling,
+        tf_xavier,
+        torch_bias,
+        torch_embedding,
+        torch_linear,
+        torch_rnn,
+        xavier_logistic,
+        xavier_tanh,
+    )
     from initium.fans import Fans, Layout
+    from initium.filters import STFT, Bilinear, bilinear, caffe_bilinear, stft
+    from initium.gains import calculate_gain
     from initium.initializers import (
         Constant,
         Initializer,
@@ -37,13 +62,47 @@ if TYPE_CHECKING:
         zeros,
     )
     from initium.model import Report, init_model
+    from initium.orthogonality import DeltaOrthogonal, Dirac, Identity, Orthogonal, delta_orthogonal
     from initium.rules import Rules, skip
+    from initium.sparsity import Sparse, SparseGaussian, caffe_gaussian, lasagne_sparse, sparse
     from initium.specs import TensorSpec
     from initium.streams import stream_id
+    from initium.unitball import PositiveUnitball, caffe_positive_unitball
 
 _HOMES = {
-    "api": ("bits", "initialize", "normal", "truncated_normal", "uniform"),
+    "api": ("bits", "initialize", "normal", "orthogonal", "truncated_normal", "uniform"),
+    "elsewhere": (
+        "caffe_msra",
+        "caffe_xavier",
+        "keras_random_normal",
+        "keras_random_uniform",
+        "keras_truncated_normal",
+        "kwon_logistic",
+        "kwon_tanh",
+        "mxnet_msra_prelu",
+        "mxnet_xavier",
+        "normalised_xavier",
+        "one_over_sqrt_normal",
+        "one_over_sqrt_uniform",
+        "simple_xavier",
+        "tf_variance_scaling",
+        "tf_xavier",
+        "torch_bias",
+        "torch_embedding",
+        "torch_linear",
+        "torch_rnn",
+        "xavier_logistic",
+        "xavier_tanh",
+    ),
     "fans": ("Fans", "Layout"),
+    "filters": (
+        "STFT",
+        "Bilinear",
+        "bilinear",
+        "caffe_bilinear",
+        "stft",
+    ),
+    "gains": ("calculate_gain",),
     "initializers": (
         *("Constant", "Initializer", "Normal", "TruncatedNormal", "Uniform", "VarianceScaling"),
         *("constant", "ones", "zeros"),
@@ -52,27 +111,58 @@ _HOMES = {
         *("lecun_normal", "lecun_uniform"),
     ),
     "model": ("Report", "init_model"),
+    "orthogonality": ("DeltaOrthogonal", "Dirac", "Identity", "Orthogonal", "delta_orthogonal"),
     "rules": ("Rules", "skip"),
+    "sparsity": (
+        "Sparse",
+        "SparseGaussian",
+        "caffe_gaussian",
+        "lasagne_sparse",
+        "sparse",
+    ),
     "specs": ("TensorSpec",),
     "streams": ("stream_id",),
+    "unitball": (
+        "PositiveUnitball",
+        "caffe_positive_unitball",
+    ),
 }
+#: Bridges to frameworks, imported when first used.
+_BRIDGES = ("jax", "keras", "torch")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "STFT",
+    "Bilinear",
     "Constant",
+    "DeltaOrthogonal",
+    "Dirac",
     "Fans",
+    "Identity",
     "Initializer",
     "Layout",
     "Normal",
+    "Orthogonal",
+    "PositiveUnitball",
     "Report",
     "Rules",
+    "Sparse",
+    "SparseGaussian",
     "TensorSpec",
     "TruncatedNormal",
     "Uniform",
     "VarianceScaling",
     "__version__",
+    "bilinear",
     "bits",
+    "caffe_bilinear",
+    "caffe_gaussian",
+    "caffe_msra",
+    "caffe_positive_unitball",
+    "caffe_xavier",
+    "calculate_gain",
     "constant",
+    "delta_orthogonal",
     "glorot_normal",
     "glorot_uniform",
     "he_normal",
@@ -81,23 +171,48 @@ __all__ = [
     "initialize",
     "kaiming_normal",
     "kaiming_uniform",
+    "keras_random_normal",
+    "keras_random_uniform",
+    "keras_truncated_normal",
+    "kwon_logistic",
+    "kwon_tanh",
+    "lasagne_sparse",
     "lecun_normal",
     "lecun_uniform",
     "msra_normal",
     "msra_uniform",
+    "mxnet_msra_prelu",
+    "mxnet_xavier",
     "normal",
+    "normalised_xavier",
+    "one_over_sqrt_normal",
+    "one_over_sqrt_uniform",
     "ones",
+    "orthogonal",
+    "simple_xavier",
     "skip",
+    "sparse",
+    "stft",
     "stream_id",
+    "tf_variance_scaling",
+    "tf_xavier",
+    "torch_bias",
+    "torch_embedding",
+    "torch_linear",
+    "torch_rnn",
     "truncated_normal",
     "uniform",
+    "xavier_logistic",
     "xavier_normal",
+    "xavier_tanh",
     "xavier_uniform",
     "zeros",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _BRIDGES:
+        return import_module(f"initium.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'initium' has no attribute {name!r}")
     value = getattr(import_module(f"initium.{_HOME_OF[name]}"), name)

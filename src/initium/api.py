@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initium import boxes, dtypes, initializers
+from initium import boxes, dtypes, initializers, orthogonality
 from initium.backends import backend_for, check_device
 from initium.checks import check_count, check_seed, check_shape
-from initium.destinations import Destination, allocate, destination_of
+from initium.destinations import Destination, allocate, destination_of, mark_as_written
 from initium.dtypes import DType
+from initium.fans import Layout
 from initium.kernels.constants import WORDS_PER_BLOCK
 from initium.plan import Job, plan
 from initium.streams import stream_id
 
-__all__ = ["bits", "initialize", "normal", "truncated_normal", "uniform"]
+__all__ = ["bits", "initialize", "normal", "orthogonal", "truncated_normal", "uniform"]
 
 
 #: 2**64 blocks.
@@ -86,20 +87,21 @@ def initialize(
     dtype
         One of initium's dtypes; that of `out`, or float32, by default.
     device
-        Where to allocate if `out` is not given.
+        Where to allocate if `out` is not given: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     box
         Tuple of slices into the global shape; only that part is made.
     out
-        Writable array of the box's shape, of any strides, that is filled in place.
+        Writable array of the box's shape, of any strides, that is filled in place. An array in a GPU's
+        memory is filled there, in order with its library's current stream; the call does not wait.
     backend
-        ``"numba"`` or ``"numpy"``; the fastest of the device by default.
+        ``"numba"`` or ``"numpy"`` on the CPU, ``"cuda"`` on a GPU; the fastest of the device by default.
     threads
         Number of CPU threads; all available cores by default. Never changes a value.
 
     Returns
     -------
     ndarray
-        `out`, or a new array of the box's shape.
+        `out`, or a new array of the box's shape: NumPy's, or CuPy's on a GPU.
 
     Raises
     ------
@@ -115,13 +117,14 @@ def initialize(
     target = _target(part.shape, dtype, device, out)
     chosen = backend_for([target.device], backend)
     chosen.run(plan([Job(stream, fill, part, target)], seed), threads)
+    mark_as_written([target])
     return target.owner
 
 
 def _target(shape: tuple[int, ...], dtype: Any, device: str, out: Any) -> Destination:
     if out is None:
-        check_device(device)
-        return destination_of(allocate(shape, dtypes.lookup("float32" if dtype is None else dtype)))
+        spec = shape, dtypes.lookup("float32" if dtype is None else dtype)
+        return destination_of(*allocate([spec], check_device(device)))
     target = destination_of(out)
     if target.shape != shape:
         raise ValueError(f"out has shape {target.shape}; expected {shape}")
@@ -192,4 +195,33 @@ def truncated_normal(
         See `initialize`.
     """
     initializer = initializers.TruncatedNormal(mean, std, lower, upper)
+    return initialize(initializer, shape, seed=seed, name=name, **options)
+
+
+def orthogonal(
+    shape: int | Sequence[int],
+    gain: float = 1.0,
+    *,
+    seed: int,
+    name: str = "",
+    method: str = "householder",
+    layout: str | Layout = "out_in",
+    column_axis: int | None = None,
+    batch_axis: int | tuple[int, ...] = (),
+    **options: Any,
+) -> Any:
+    """Draw a random orthogonal (or semi-orthogonal) tensor by Haar measure, times `gain`.
+
+    Parameters
+    ----------
+    shape
+        The global shape, of at least two axes.
+    gain, method, layout, column_axis, batch_axis
+        See `initium.Orthogonal`, also for what the values are made of.
+    seed, name
+        See `initialize`.
+    **options
+        See `initialize`. A `box` costs its share of the whole.
+    """
+    initializer = orthogonality.Orthogonal(gain, method, layout, column_axis, batch_axis)
     return initialize(initializer, shape, seed=seed, name=name, **options)

@@ -13,6 +13,7 @@ __all__ = [
     "check_finite",
     "check_name",
     "check_number",
+    "check_positive",
     "check_seed",
     "check_shape",
     "check_std",
@@ -46,6 +47,14 @@ def check_finite(argument: str, value: Any) -> float:
     number = check_number(argument, value)
     if math.isinf(number):
         raise ValueError(f"{argument}={number} is not finite; expected a finite number")
+    return number
+
+
+def check_positive(argument: str, value: Any) -> float:
+    """Return `value` as a finite float that is above zero."""
+    number = check_finite(argument, value)
+    if number <= 0:
+        raise ValueError(f"{argument}={number} is not positive; expected a number > 0")
     return number
 
 

@@ -1,11 +1,13 @@
-"""The command line: ``initium init``, ``plan`` and ``recipes``."""
+"""The command line: ``initium init``, ``plan``, ``recipes`` and ``plot``."""
 
 from __future__ import annotations
 
 import errno
+import fnmatch
 import json
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +39,7 @@ from initium import __version__, architectures, dtypes, recipes
 from initium.architectures import CONFIG_NAME, Architecture
 from initium.backends import backend_for, check_device
 from initium.boxes import Box
-from initium.checks import check_seed
+from initium.checks import check_choice, check_seed
 from initium.destinations import destination_of
 from initium.kernels.constants import STREAM_VERSION
 from initium.plan import Job, plan
@@ -408,3 +410,119 @@ def recipes_command(name: Recipe | None) -> None:
         families = ", ".join(family for family, default in recipes.DEFAULTS.items() if default == known)
         table.add_row(*map(Text, (known, families, recipe.description, recipe.source)))
     _show(table)
+
+
+# --- plot ---------------------------------------------------------------------------------------------------
+
+_PICTURES = (".png", ".svg", ".pdf")
+
+
+def _picture(path: str) -> Path:
+    if Path(path).suffix.lower() not in _PICTURES:
+        raise ValueError(f"{path!r} is no picture; expected a name that ends in {', '.join(_PICTURES)}")
+    return Path(path)
+
+
+def _known_initializer(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        check_choice("initializer", name, tuple(recipes.INITIALIZERS))
+    return names
+
+
+_initializers = click.option(
+    "--init",
+    "initializers",
+    metavar="NAME",
+    multiple=True,
+    callback=_checked(_known_initializer),
+    help="An initializer of the catalogue, as in recipes; may be given several times.",
+)
+_output = click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    required=True,
+    callback=_checked(_picture),
+    help="A .png, .svg or .pdf file.",
+)
+
+
+def _save(figure: Any, output: Path) -> None:
+    """Write a figure under a temporary name, and give it its own when it is whole."""
+    with tempfile.NamedTemporaryFile(dir=output.parent, suffix=output.suffix, delete=False) as file:
+        unfinished = Path(file.name)
+    try:
+        figure.savefig(unfinished, dpi=150)
+        unfinished.replace(output)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    click.echo(f"{output}", err=True)
+
+
+@main.group("plot", short_help="Draw pictures of initializers and of weights.")
+def plot_group() -> None:
+    """Draw pictures of initializers and of weights; needs the extra 'plot'."""
+
+
+@plot_group.command("spread")
+@_initializers
+@click.option("--quantity", type=click.Choice(["bounds", "std"]), default="bounds", show_default=True)
+@click.option(
+    "--fan-in", "most", type=click.IntRange(min=1), default=100, show_default=True, help="The largest."
+)
+@click.option("--fan-out", type=click.IntRange(min=1), help="[default: equal to fan_in]")
+@_output
+def plot_spread_command(
+    initializers: tuple[str, ...], quantity: str, most: int, fan_out: int | None, output: Path
+) -> None:
+    """Draw bounds or std against fan_in."""
+    from initium import plots
+
+    chosen = {"initializers": initializers} if initializers else {}
+    _save(plots.plot_spread(**chosen, fan_in=range(1, most + 1), fan_out=fan_out, quantity=quantity), output)
+
+
+@plot_group.command("signal")
+@_initializers
+@click.option(
+    "--activation", "activations", metavar="NAME", multiple=True, help="relu, tanh, gelu, ...; several."
+)
+@click.option("--depth", type=click.IntRange(min=1), default=50, show_default=True, help="Layers.")
+@click.option("--width", type=click.IntRange(min=1), default=256, show_default=True, help="Units of a layer.")
+@click.option("--seed", type=int, default=0, show_default=True, callback=_checked(check_seed))
+@_output
+def plot_signal_command(
+    initializers: tuple[str, ...],
+    activations: tuple[str, ...],
+    depth: int,
+    width: int,
+    seed: int,
+    output: Path,
+) -> None:
+    """Draw the variance of activations and gradients through depth."""
+    from initium import plots
+
+    chosen: dict[str, Any] = {"initializers": initializers} if initializers else {}
+    chosen |= {"activations": activations} if activations else {}
+    _save(plots.plot_signal(**chosen, depth=depth, width=width, seed=seed), output)
+
+
+@plot_group.command("layers")
+@click.argument("checkpoint", metavar="FILE.safetensors")
+@click.option("--match", default="*", show_default=True, help="A glob of the tensors to draw.")
+@click.option("--limit", type=click.IntRange(min=1), default=24, show_default=True, help="Tensors at most.")
+@_output
+def plot_layers_command(checkpoint: str, match: str, limit: int, output: Path) -> None:
+    """Draw histograms of the weights in a checkpoint."""
+    from safetensors import safe_open
+
+    from initium import plots
+
+    names = [t.name for t in io.read_checkpoint(checkpoint).tensors if fnmatch.fnmatchcase(t.name, match)]
+    if not names:
+        raise ValueError(f"{checkpoint}: no tensor's name matches {match!r}")
+    with safe_open(checkpoint, framework="numpy") as file:
+        weights = {name: file.get_tensor(name) for name in names[:limit]}
+    _save(plots.plot_histograms(weights), output)
+    if len(names) > limit:
+        click.echo(f"{limit} of {len(names)} tensors; see --match and --limit", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,7 +11,20 @@ import numpy as np
 
 from initium.dtypes import DType, lookup
 
-__all__ = ["Destination", "allocate", "destination_of", "host_view", "is_array", "joined"]
+# What DLPack calls NVIDIA's memory: plain and managed.
+_DLPACK_CUDA = (2, 13)
+
+__all__ = [
+    "Destination",
+    "allocate",
+    "check_layout",
+    "destination_of",
+    "host_view",
+    "is_array",
+    "joined",
+    "mark_as_written",
+    "write_host",
+]
 
 
 class Destination(NamedTuple):
@@ -52,11 +65,11 @@ class Destination(NamedTuple):
 
 def is_array(value: Any) -> bool:
     """Tell whether `value` is an array that can be filled in place, rather than a description of one."""
-    return isinstance(value, np.ndarray) or hasattr(value, "data_ptr")
+    return isinstance(value, np.ndarray) or hasattr(value, "data_ptr") or _is_on_gpu(value)
 
 
 def destination_of(array: Any, argument: str = "out") -> Destination:
-    """Return the destination behind a NumPy array or a torch tensor in CPU memory.
+    """Return the destination behind a NumPy array, a torch tensor or an array in the memory of a GPU.
 
     Parameters
     ----------
@@ -70,35 +83,48 @@ def destination_of(array: Any, argument: str = "out") -> Destination:
     TypeError
         If it is no array.
     ValueError
-        If its dtype is not supported, it cannot be written, or its elements share memory.
+        If its dtype is not supported, it cannot be written, its elements share memory, or a GPU cannot
+        reach them.
     """
     try:
         if isinstance(array, np.ndarray):
             return _of_numpy(array)
-        if hasattr(array, "data_ptr"):
+        if hasattr(array, "data_ptr") and array.device.type != "cuda":
             return _of_torch(array)
+        if hasattr(array, "data_ptr") or _is_on_gpu(array):
+            from initium import cuda
+
+            return cuda.destination_of(array)
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from None
-    raise TypeError(f"{argument} is a {type(array).__name__}; expected a NumPy array or a torch tensor")
+    raise TypeError(f"{argument} is a {type(array).__name__}; expected an array of NumPy, torch, CuPy or JAX")
+
+
+def _is_on_gpu(value: Any) -> bool:
+    """Tell whether `value` is an array in the memory of an NVIDIA GPU, by what its class offers."""
+    if hasattr(type(value), "__dlpack_device__"):
+        return bool(value.__dlpack_device__()[0] in _DLPACK_CUDA)
+    return hasattr(type(value), "__cuda_array_interface__")
 
 
 def _of_numpy(array: np.ndarray[Any, Any]) -> Destination:
     if not array.flags.writeable:
         raise ValueError("the array is read-only; expected a writable one")
     shape, steps = array.shape, array.strides
-    return Destination(array.ctypes.data, shape, steps, _checked(array.dtype, shape, steps), "cpu", array)
+    return Destination(array.ctypes.data, shape, steps, check_layout(array.dtype, shape, steps), "cpu", array)
 
 
 def _of_torch(tensor: Any) -> Destination:
     if tensor.device.type != "cpu":
-        raise ValueError(f"the tensor is on device {tensor.device}; expected one in CPU memory")
+        raise ValueError(f"the tensor is on device {tensor.device}; expected one on the CPU or an NVIDIA GPU")
     size = tensor.element_size()
     shape, steps = tuple(tensor.shape), tuple(step * size for step in tensor.stride())
-    return Destination(tensor.data_ptr(), shape, steps, _checked(tensor.dtype, shape, steps), "cpu", tensor)
+    dtype = check_layout(tensor.dtype, shape, steps)
+    return Destination(tensor.data_ptr(), shape, steps, dtype, "cpu", tensor)
 
 
 @lru_cache(maxsize=4096)
-def _checked(dtype: Any, shape: tuple[int, ...], byte_steps: tuple[int, ...]) -> DType:
+def check_layout(dtype: Any, shape: tuple[int, ...], byte_steps: tuple[int, ...]) -> DType:
     """Return initium's dtype; raise if there is none, or if the layout has elements that share memory."""
     known = lookup(dtype)
     if _overlaps_itself(shape, byte_steps, known.itemsize):
@@ -129,6 +155,25 @@ def host_view(destination: Destination) -> np.ndarray[Any, Any]:
     return np.ndarray(destination.shape, destination.dtype.numpy, memory, offset, destination.byte_steps)
 
 
+def write_host(array: np.ndarray[Any, Any], destination: Destination) -> None:
+    """Round an array into memory of the CPU of the same shape."""
+    host_view(destination)[...] = array
+
+
+def mark_as_written(destinations: Iterable[Destination]) -> None:
+    """Move the version counters of torch tensors on, as torch's own in-place operations do.
+
+    Autograd relies on them to notice that a tensor which it has saved is no longer the same.
+    """
+    tensors = [owner for *_, owner in destinations if hasattr(owner, "data_ptr")]
+    counted = [tensor for tensor in tensors if not tensor.is_inference()]  # the others have no counter
+    if counted:
+        import torch
+
+        for tensor in counted:
+            torch.autograd.graph.increment_version(tensor)
+
+
 def joined(destination: Destination, *cuts: int) -> Destination | None:
     """Return a destination of fewer axes over the same memory, or None if strides do not allow it.
 
@@ -154,6 +199,14 @@ def _reach(shape: tuple[int, ...], byte_steps: tuple[int, ...]) -> tuple[int, in
     return sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
 
 
-def allocate(shape: Sequence[int], dtype: DType) -> Any:
-    """Return uninitialised NumPy memory; its pages are first touched by the threads that fill it."""
-    return np.empty(tuple(shape), dtype.numpy)
+def allocate(specs: Sequence[tuple[tuple[int, ...], DType]], device: str = "cpu") -> list[Any]:
+    """Return uninitialised arrays of the given shapes and dtypes, all of them or none.
+
+    In memory of the CPU they are NumPy's; their pages are first touched by the threads that fill them. In
+    that of a GPU they are CuPy's.
+    """
+    if device != "cpu":
+        from initium import cuda
+
+        return cuda.allocate(specs, device)
+    return [np.empty(shape, dtype.numpy) for shape, dtype in specs]

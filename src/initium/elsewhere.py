@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from initium import fans as _fans
-from initium.checks import check_choice, check_count, check_finite
+from initium.checks import check_choice, check_count, check_positive
 from initium.fans import IN_OUT, Fans
 from initium.fills import Fill, UniformFill
 from initium.gains import squared_gain
@@ -131,8 +131,7 @@ class FourthRoot:
     layout: Layout = "out_in"
 
     def __post_init__(self) -> None:
-        if check_finite("scale", self.scale) <= 0:
-            raise ValueError(f"scale={self.scale} is not positive; expected a number > 0")
+        check_positive("scale", self.scale)
         _fans.lookup(self.layout)
 
     def fans(self, shape: Sequence[int]) -> Fans:
@@ -238,7 +237,7 @@ def mxnet_xavier(
     check_choice("rnd_type", rnd_type, ("uniform", "gaussian"))
     mode = _mode("factor_type", factor_type, _MXNET_FACTORS)
     if rnd_type == "uniform":
-        return VarianceScaling(check_finite("magnitude", magnitude) / 3.0, mode, "uniform")
+        return VarianceScaling(check_positive("magnitude", magnitude) / 3.0, mode, "uniform")
     return VarianceScaling(magnitude, mode, "normal")
 
 

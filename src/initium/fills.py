@@ -299,8 +299,8 @@ def _truncated_moments(lower: float, upper: float) -> tuple[float, float]:
             return lower, lower**-2
         at = [gauss.density(z) for z in (lower, upper)]
         edges = [Decimal(z) * d if d else Decimal(0) for z, d in zip((lower, upper), at, strict=True)]
-        mean = (at[0] - at[1]) / mass
-        return float(mean), float(max(1 + (edges[0] - edges[1]) / mass - mean * mean, Decimal(0)))
+        first = (at[0] - at[1]) / mass
+        return float(first), float(max(1 + (edges[0] - edges[1]) / mass - first * first, Decimal(0)))
 
 
 @lru_cache(maxsize=4096)

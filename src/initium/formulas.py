@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 
-__all__ = ["evaluate"]
+__all__ = ["FUNCTIONS", "evaluate", "names", "substitute"]
 
 _BINARY: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -20,7 +20,8 @@ _UNARY: Mapping[type[ast.unaryop], Callable[[float], float]] = {
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
 }
-_FUNCTIONS: Mapping[str, Callable[[float], float]] = {"sqrt": math.sqrt}
+#: Functions that formulas may call.
+FUNCTIONS: Mapping[str, Callable[[float], float]] = {"sqrt": math.sqrt}
 _LONGEST = 200  # characters, which bounds the depth of the tree as well
 
 
@@ -52,6 +53,31 @@ def evaluate(formula: str, variables: Mapping[str, float | None]) -> float:
     return value
 
 
+def names(formula: str) -> frozenset[str]:
+    """Return the names that a formula speaks of, functions apart; none if it is malformed."""
+    try:
+        tree = ast.parse(formula.strip(), mode="eval")
+    except SyntaxError:
+        return frozenset()
+    found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return frozenset(found - set(FUNCTIONS))
+
+
+def substitute(formula: str, variables: Mapping[str, float | None]) -> str:
+    """Return a formula with those variables that have values replaced by them."""
+    tree = _Substitution(variables).visit(ast.parse(formula.strip(), mode="eval"))
+    return ast.unparse(tree)
+
+
+class _Substitution(ast.NodeTransformer):
+    def __init__(self, variables: Mapping[str, float | None]) -> None:
+        self._variables = variables
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        value = self._variables.get(node.id)
+        return node if value is None else ast.Constant(value)
+
+
 def _value(node: ast.expr, variables: Mapping[str, float | None]) -> float:
     match node:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
@@ -65,7 +91,7 @@ def _value(node: ast.expr, variables: Mapping[str, float | None]) -> float:
             return _BINARY[type(operation)](_value(left, variables), _value(right, variables))
         case ast.UnaryOp(op=sign, operand=operand) if type(sign) in _UNARY:
             return _UNARY[type(sign)](_value(operand, variables))
-        case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _FUNCTIONS:
-            return _FUNCTIONS[name](_value(argument, variables))
-    words = ", ".join([*_FUNCTIONS, *variables])
+        case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
+            return FUNCTIONS[name](_value(argument, variables))
+    words = ", ".join([*FUNCTIONS, *variables])
     raise ValueError(f"{ast.unparse(node)!r} is not allowed; expected numbers, + - * / ** ( ), {words}")

@@ -14,7 +14,7 @@ import numpy as np
 from initium import boxes
 from initium.backends import backend_for, check_device
 from initium.checks import check_seed, check_shape
-from initium.destinations import Destination, allocate, destination_of, is_array
+from initium.destinations import Destination, allocate, destination_of, is_array, mark_as_written
 from initium.dtypes import DType, lookup
 from initium.fans import Fans
 from initium.plan import Job, Plan, plan
@@ -158,7 +158,8 @@ def init_model(
     dtype
         Of the arrays made for specs; each spec's own (float32 where it has none) by default.
     device
-        Where arrays are made for specs; ``"cpu"`` by default.
+        Where arrays are made for specs: ``"cpu"`` (default), ``"cuda"`` or ``"cuda:N"``. Arrays that are
+        given may lie in the memory of several GPUs.
     backend, threads
         See `initium.initialize`.
     progress
@@ -187,9 +188,10 @@ def init_model(
     made = _plan(done, seed)
     chosen = backend_for((d.destination.device for d in done), backend)
     start = time.perf_counter()
-    with _reporter(progress, made.tiles) as report:
-        chosen.fill(made, threads, report)
+    with _reporter(progress, made.units) as report:
+        chosen.run(made, threads, report)
     seconds = time.perf_counter() - start
+    mark_as_written(d.destination for d in done if d.writes)
     weights = {d.assignment.name: d.destination.owner for d in done}
     return Report(weights, seed, seconds, sum(d.nbytes for d in done), tuple(done))
 
@@ -228,7 +230,7 @@ def _mapping(params: Any) -> Mapping[str, Any]:
 
 def _prepare(params: Mapping[str, Any], rules: RulesLike, dtype: Any, device: str | None) -> list[_Done]:
     wanted = None if dtype is None else lookup(dtype)
-    check_device("cpu" if device is None else device)
+    place = check_device("cpu" if device is None else device)
     given: dict[str, Destination] = {}
     specs: dict[str, tuple[tuple[int, ...], DType]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -241,7 +243,8 @@ def _prepare(params: Mapping[str, Any], rules: RulesLike, dtype: Any, device: st
             shapes[name] = specs[name][0]
     assignments = assign(shapes, rules)
     tied = _tied(given)
-    destinations = given | {name: destination_of(allocate(*spec)) for name, spec in specs.items()}
+    made = allocate(list(specs.values()), place) if specs else []
+    destinations = given | {name: destination_of(array) for name, array in zip(specs, made, strict=True)}
     return [_Done(a, destinations[a.name], tied.get(a.name)) for a in assignments]
 
 

@@ -12,10 +12,16 @@ from numpy.typing import NDArray
 from initium.boxes import Box, parts
 from initium.checks import check_seed
 from initium.destinations import Destination
-from initium.fills import Fill
+from initium.dtypes import DTYPES
+from initium.fills import ConstantFill, Fill
 from initium.kernels import constants
+from initium.orthogonality import MatrixJob, OrthogonalFill, matrix_jobs
+from initium.patterns import PatternFill, PatternJob
+from initium.windows import windows
 
 __all__ = ["Job", "Plan", "Table", "plan"]
+
+_ZERO = ConstantFill(0.0)
 
 
 class Job(NamedTuple):
@@ -51,6 +57,13 @@ class Table:
     rows: NDArray[np.void]
     tiles: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the jobs write."""
+        bits = self.output.removeprefix("bits")
+        itemsize = int(bits) // 8 if bits.isdigit() else DTYPES[self.output].itemsize
+        return int(self.rows["count"].sum()) * itemsize
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -61,19 +74,31 @@ class Plan:
     seed
         Philox key of all jobs.
     tables
-        The jobs, by kind and output.
+        Jobs of independent values, by kind and output.
     jobs
-        What the tables were made from; keeps the destinations alive.
+        What the plan was made from; keeps the destinations alive.
+    matrices
+        Orthogonal jobs.
+    patterns
+        Jobs whose values depend on their place.
     """
 
     seed: int
     tables: tuple[Table, ...]
     jobs: tuple[Job, ...]
+    matrices: tuple[MatrixJob, ...] = ()
+    patterns: tuple[PatternJob, ...] = ()
 
     @property
     def tiles(self) -> int:
-        """Units of work in the whole plan."""
+        """Tiles of all tables."""
         return sum(table.tiles for table in self.tables)
+
+    @property
+    def units(self) -> int:
+        """Units of work in the whole plan, as progress counts them."""
+        matrices = sum(job.units for job in self.matrices)
+        return self.tiles + matrices + sum(job.units for job in self.patterns)
 
 
 def plan(jobs: Iterable[Job], seed: int) -> Plan:
@@ -96,9 +121,20 @@ def plan(jobs: Iterable[Job], seed: int) -> Plan:
     groups: dict[tuple[str, str], _Group] = {}
     # Jobs that differ in nothing but name and memory share their rows: models repeat their layers.
     known: dict[tuple[Any, ...], tuple[_Group, int]] = {}
+    matrices: list[MatrixJob] = []
+    patterns: list[PatternJob] = []
     for job in listed:
         if not job.box.size:
             continue
+        if isinstance(job.fill, (OrthogonalFill, PatternFill)):
+            job.fill.encode(job.destination.dtype)
+            if isinstance(job.fill, PatternFill):
+                patterns.extend(_pattern_jobs(job, job.fill))
+                continue
+            matrices.extend(matrix_jobs(job.stream, job.fill, job.box, job.destination))
+            if not job.fill.centre:
+                continue
+            job = job._replace(fill=_ZERO)  # tables are filled before matrices
         destination = job.destination
         key = id(job.fill), id(job.box), destination.byte_steps, destination.dtype.code
         if key not in known:
@@ -111,7 +147,12 @@ def plan(jobs: Iterable[Job], seed: int) -> Plan:
         group.addresses.append(destination.address)
         group.streams.append(job.stream)
     tables = (group.table(kind, output) for (kind, output), group in groups.items())
-    return Plan(seed, tuple(tables), listed)
+    return Plan(seed, tuple(tables), listed, tuple(matrices), tuple(patterns))
+
+
+def _pattern_jobs(job: Job, fill: PatternFill) -> Iterable[PatternJob]:
+    found = windows(fill.shape, job.box, job.destination)
+    return (PatternJob(job.stream, fill, window) for window in found)
 
 
 def _lines(job: Job) -> tuple[str, str, NDArray[np.void]]:

@@ -2,27 +2,34 @@
 
 A recipe file::
 
-    description = "what it does"            # these four are optional
+    description = "what it does"            # all of these are optional
     source = "paper or program"
+    extends = "gpt2"                        # a named recipe or a file; its rules come after those here
     seed = 1
     dtype = "bfloat16"
+
+    [constants]                             # numbers for formulas; those of the extended recipe give way
+    base_width = 256
 
     [[rules]]                               # in order; the first rule that matches a name wins
     match = "*.c_proj.weight"               # a glob or a list of globs; or regex = '...', searched for
     init = "normal"                         # an initializer and its parameters
-    std = "0.02 / sqrt(2 * depth)"          # a number or a formula of depth and width
+    std = "0.02 / sqrt(2 * depth)"          # a number or a formula
 
     [[rules]]
     match = "*.rotary.*"
     skip = true                             # leave it out
 
-The named recipes are written in the same way.
+Formulas speak of the model's ``depth`` and ``width``, of constants, of a tensor's ``fan_in`` and ``fan_out``,
+and of its ``layer``: the first number in its name, ``h.3.mlp.c_fc.weight`` being of layer 3. Rules that speak
+of the layer match no other tensors. The named recipes are written in the same way.
 """
 
 from __future__ import annotations
 
 import errno
 import inspect
+import math
 import re
 import tomllib
 import typing
@@ -30,85 +37,43 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from initium import dtypes, initializers
+from initium import dtypes
 from initium.architectures import Architecture
+from initium.catalogue import MAKERS
 from initium.checks import check_seed
-from initium.formulas import evaluate
+from initium.fans import Fans, Layout
+from initium.fans import lookup as fans_lookup
+from initium.fills import Fill
+from initium.formulas import FUNCTIONS, evaluate, names, substitute
 from initium.initializers import Initializer
+from initium.named_recipes import DEFAULTS, NAMED
 from initium.rules import Assignment, Rule, Rules, UnusedRuleWarning, assign, skip
 
 __all__ = ["DEFAULTS", "INITIALIZERS", "NAMED", "Recipe", "RecipeError", "RecipeRule", "load", "parse"]
-
-#: Named recipes.
-NAMED: Mapping[str, str] = {
-    "gpt2": """\
-description = "N(0, 0.02), projections into the residual stream 0.02 / sqrt(2 depth), biases 0, norms 1"
-source = "Radford et al. 2019, section 2.3, as in transformers' GPT2PreTrainedModel"
-
-[[rules]]
-match = "*.c_proj.weight"
-init = "normal"
-std = "0.02 / sqrt(2 * depth)"
-
-[[rules]]
-match = "*ln_*.weight"
-init = "ones"
-
-[[rules]]
-match = "*.bias"
-init = "zeros"
-
-[[rules]]
-match = "*.weight"
-init = "normal"
-std = 0.02
-""",
-    "llama": """\
-description = "N(0, 0.02) without residual scaling, biases 0, norms 1"
-source = "Touvron et al. 2023, as in transformers' LlamaPreTrainedModel"
-
-[[rules]]
-match = "*norm.weight"
-init = "ones"
-
-[[rules]]
-match = "*.bias"
-init = "zeros"
-
-[[rules]]
-match = "*.weight"
-init = "normal"
-std = 0.02
-""",
-}
-
-#: The recipe of a family of models, where none is asked for.
-DEFAULTS: Mapping[str, str] = {"gpt2": "gpt2", "llama": "llama"}
 
 
 class RecipeError(ValueError):
     """A malformed recipe; the message begins with file and line."""
 
 
-def _initializers() -> dict[str, Callable[..., Initializer]]:
-    """Return what `init` may name: the functions of `initium.initializers`, and its classes in lower case."""
-    public: dict[str, Any] = {name: getattr(initializers, name) for name in initializers.__all__}
-    classes = {name: value for name, value in public.items() if inspect.isclass(value)}
-    functions = {name: value for name, value in public.items() if name not in classes}
-    lowered = {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(): value for name, value in classes.items()}
-    del lowered["initializer"]  # the protocol
-    return dict(sorted((lowered | functions).items()))
-
-
 #: Makers of initializers by the name that a rule gives as `init`.
-INITIALIZERS: Mapping[str, Callable[..., Initializer]] = _initializers()
+INITIALIZERS: Mapping[str, Callable[..., Initializer]] = MappingProxyType(dict(sorted(MAKERS.items())))
+
+
+#: What formulas may speak of besides constants: of the model, and of one tensor.
+_OF_MODEL = ("depth", "width")
+_OF_TENSOR = ("layer", "fan_in", "fan_out")
+_FANS = frozenset(("fan_in", "fan_out"))
+
+_Variables = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class RecipeRule:
-    """One ``[[rules]]`` entry.
+    """One pattern of a ``[[rules]]`` entry.
 
     Attributes
     ----------
@@ -120,46 +85,94 @@ class RecipeRule:
         For the initializer; numbers may be formulas.
     where
         File and line, for messages.
+    constants
+        Of the recipe, for formulas.
+    is_named
+        Whether the rule comes with initium.
     """
 
     pattern: str | re.Pattern[str]
     init: str | None
     parameters: Mapping[str, Any]
     where: str
+    constants: Mapping[str, float] = field(default_factory=dict)
+    is_named: bool = False
 
-    def resolve(self, variables: Mapping[str, float | None]) -> Rule:
-        """Return the rule with its formulas evaluated."""
-        return Rule(self.pattern, skip if self.init is None else self._initializer(variables))
+    def resolve(self, variables: _Variables) -> list[Rule]:
+        """Return the rule with its formulas evaluated: one rule, or one per layer if they speak of it."""
+        if "layer" not in self._names:
+            initializer = skip if self.init is None else self._initializer(variables)
+            return [Rule(self.pattern, initializer, optional=self.is_named)]
+        depth = variables.get("depth")
+        if depth is None:
+            raise RecipeError(f"{self.where}: a formula of layer: the depth of this model is not known")
+        return [
+            LayerRule(self.pattern, self._initializer({**variables, "layer": layer}), True, layer)
+            for layer in range(int(depth))
+        ]
 
     @property
     def open_layout(self) -> bool:
         """Whether the initializer takes a layout that the rule leaves open."""
         if self.init is None or "layout" in self.parameters:
             return False
-        return "layout" in inspect.signature(INITIALIZERS[self.init]).parameters
+        return self.speaks_of_fans or "layout" in _signature(self.init)
 
-    def describe(self, variables: Mapping[str, float | None]) -> dict[str, Any]:
-        """Return the rule as it would stand in a recipe file, formulas evaluated."""
+    @property
+    def speaks_of_fans(self) -> bool:
+        """Whether a formula depends on the fans of each tensor."""
+        return bool(self._names & _FANS)
+
+    @property
+    def _names(self) -> frozenset[str]:
+        return frozenset().union(*(names(self.parameters[key]) for key in self._formulas))
+
+    @property
+    def _formulas(self) -> list[str]:
+        """Parameters that are formulas."""
+        return [] if self.init is None else _formulas(self.init, self.parameters)
+
+    def describe(self, variables: _Variables) -> dict[str, Any]:
+        """Return the rule as it would stand in a recipe file, formulas evaluated.
+
+        Of formulas of a tensor's layer or fans, only what belongs to the model is replaced.
+        """
         kind = {"match": self.pattern} if isinstance(self.pattern, str) else {"regex": self.pattern.pattern}
         action = {"skip": True} if self.init is None else {"init": self.init}
-        return {**kind, **action, **self.evaluated(variables)}
-
-    def evaluated(self, variables: Mapping[str, float | None]) -> dict[str, Any]:
-        """Return the parameters with formulas replaced by their values."""
-        if self.init is None:
-            return {}
-        hints = typing.get_type_hints(_callee(INITIALIZERS[self.init]))
-        return {
-            key: evaluate(value, variables) if isinstance(value, str) and _is_real(hints.get(key)) else value
-            for key, value in self.parameters.items()
+        known = {**self.constants, **variables}
+        values = {
+            key: substitute(self.parameters[key], known)
+            if names(self.parameters[key]) & {*_OF_TENSOR}
+            else evaluate(self.parameters[key], known)
+            for key in self._formulas
         }
+        return {**kind, **action, **self.parameters, **values}
 
-    def _initializer(self, variables: Mapping[str, float | None]) -> Initializer:
+    def _initializer(self, variables: _Variables) -> Initializer:
         assert self.init is not None
+        known = {**self.constants, **variables}
         try:
-            return INITIALIZERS[self.init](**self.evaluated(variables))
+            if self.speaks_of_fans:
+                # Errors that do not depend on the fans shall come now, with file and line.
+                made = ByFans(self.init, tuple(self.parameters.items()), tuple(known.items()))
+                if "layout" in self.parameters:
+                    made = replace(made, layout=self.parameters["layout"])
+                made.resolve((), Fans(1.0, 1.0))
+                return made
+            return _make(self.init, self.parameters, known)
         except (TypeError, ValueError) as error:
             raise RecipeError(f"{self.where}: {error}") from error
+
+
+def _signature(init: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(INITIALIZERS[init]).parameters
+
+
+def _formulas(init: str, parameters: Mapping[str, Any]) -> list[str]:
+    """Return the names of parameters that are texts where the initializer takes numbers."""
+    maker = INITIALIZERS[init]
+    hints = typing.get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
+    return [key for key, value in parameters.items() if isinstance(value, str) and _is_real(hints.get(key))]
 
 
 def _is_real(hint: Any) -> bool:
@@ -167,8 +180,63 @@ def _is_real(hint: Any) -> bool:
     return hint is float or float in typing.get_args(hint)
 
 
-def _callee(maker: Callable[..., Any]) -> Callable[..., Any]:
-    return maker.__init__ if inspect.isclass(maker) else maker
+def _make(init: str, parameters: Mapping[str, Any], known: _Variables) -> Initializer:
+    """Return the initializer of that name with formulas evaluated."""
+    values = {key: evaluate(parameters[key], known) for key in _formulas(init, parameters)}
+    return INITIALIZERS[init](**{**parameters, **values})
+
+
+@dataclass(frozen=True)
+class LayerRule(Rule):
+    """A rule for the tensors of one layer: those whose name's first number is that of the layer."""
+
+    layer: int = 0
+
+    @property
+    def label(self) -> str:
+        """The pattern as text, and the layer."""
+        return f"{super().label} in layer {self.layer}"
+
+    @property
+    def regex(self) -> re.Pattern[str]:
+        """The pattern as a regular expression to search for."""
+        numbered = rf"(?=(?:(?!\d+\.)[^.]+\.)*{self.layer}\.)"
+        return re.compile(rf"\A{numbered}(?=(?s:.*?)(?:{super().regex.pattern}))")
+
+
+@dataclass(frozen=True)
+class ByFans:
+    """An initializer whose parameters are formulas of a weight's fans.
+
+    Parameters
+    ----------
+    init
+        Name of the initializer.
+    parameters
+        Pairs of name and value or formula.
+    variables
+        Pairs of name and value, for the formulas.
+    layout
+        What the fans are read off by.
+    """
+
+    init: str
+    parameters: tuple[tuple[str, Any], ...]
+    variables: tuple[tuple[str, float | None], ...] = ()
+    layout: str | Layout = "out_in"
+
+    def fans(self, shape: Sequence[int]) -> Fans:
+        """Return the fans of a weight."""
+        return fans_lookup(self.layout).fans(shape)
+
+    def resolve(self, shape: Sequence[int], fans: Fans | None = None) -> Fill:
+        """Return the fill for a weight of these fans."""
+        found = fans if fans is not None else self.fans(shape)
+        takes_layout = "layout" in _signature(self.init)
+        parameters = {key: value for key, value in self.parameters if key != "layout" or takes_layout}
+        if takes_layout:
+            parameters["layout"] = self.layout
+        return _make(self.init, parameters, {**dict(self.variables), **found._asdict()}).resolve(shape, found)
 
 
 @dataclass(frozen=True)
@@ -205,6 +273,8 @@ class Recipe:
         Whether the recipe comes with initium.
     text
         The TOML that it was made from.
+    constants
+        For formulas, those of the extended recipe included.
     """
 
     name: str
@@ -215,6 +285,7 @@ class Recipe:
     seed: int | None = None
     dtype: str | None = None
     is_named: bool = False
+    constants: Mapping[str, float] = field(default_factory=dict)
 
     def resolve(self, *, depth: int | None = None, width: int | None = None) -> Rules:
         """Return rules for a model of this depth and width, as `initium.init_model` takes them.
@@ -231,8 +302,12 @@ class Recipe:
         RecipeError
             If a formula needs what is not given, or a parameter is unfit for its initializer.
         """
+        return Rules(tuple(rule for rule, _ in self._resolved(depth, width)))
+
+    def _resolved(self, depth: int | None, width: int | None) -> list[tuple[Rule, RecipeRule]]:
+        """Return the rules, each with what it comes from."""
         variables = {"depth": depth, "width": width}
-        return Rules(tuple(rule.resolve(variables) for rule in self.rules))
+        return [(rule, origin) for origin in self.rules for rule in origin.resolve(variables)]
 
     def assign(self, model: Architecture) -> Assigned:
         """Return what each tensor of a model gets.
@@ -249,14 +324,15 @@ class Recipe:
         ValueError
             If an initializer does not fit a tensor's shape, or a distribution its dtype.
         """
-        resolved = self.resolve(depth=model.depth, width=model.width)
+        resolved = self._resolved(model.depth, model.width)
         with warnings.catch_warnings():
             # Named recipes serve models that lack some kinds of weights; those of files are told in `unused`.
             warnings.simplefilter("ignore", UnusedRuleWarning)
-            assignments = assign({tensor.name: tensor.shape for tensor in model.tensors}, resolved)
-        origins = {id(rule): origin for rule, origin in zip(resolved.rules, self.rules, strict=True)}
-        hit = {id(assignment.rule) for assignment in assignments}
-        unused = tuple(origin for key, origin in origins.items() if key not in hit and not self.is_named)
+            shapes = {tensor.name: tensor.shape for tensor in model.tensors}
+            assignments = assign(shapes, Rules(tuple(rule for rule, _ in resolved)))
+        origins = {id(rule): origin for rule, origin in resolved}
+        hit = {id(origins[id(assignment.rule)]) for assignment in assignments}
+        unused = tuple(origin for origin in self.rules if id(origin) not in hit and not origin.is_named)
         in_layout = tuple(
             _in_layout(assignment, model) if origins[id(assignment.rule)].open_layout else assignment
             for assignment in assignments
@@ -285,8 +361,15 @@ def _check_dtype(assignment: Assignment, dtype: str) -> None:
         raise ValueError(f"tensor {assignment.name!r}, rule {assignment.rule.label!r}: {error}") from error
 
 
-def load(recipe: str | Path) -> Recipe:
+def load(recipe: str | Path, *, chain: tuple[str, ...] = ()) -> Recipe:
     """Return a named recipe, or that of a ``.toml`` file.
+
+    Parameters
+    ----------
+    recipe
+        Name or path.
+    chain
+        See `parse`.
 
     Raises
     ------
@@ -298,7 +381,7 @@ def load(recipe: str | Path) -> Recipe:
         If there is no recipe of that name.
     """
     if str(recipe) in NAMED:
-        return parse(NAMED[str(recipe)], str(recipe), is_named=True)
+        return parse(NAMED[str(recipe)], str(recipe), is_named=True, chain=chain)
     path = Path(recipe)
     if path.suffix != ".toml":
         raise ValueError(
@@ -310,10 +393,10 @@ def load(recipe: str | Path) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: {error}") from None
-    return parse(text, str(path))
+    return parse(text, str(path), chain=chain)
 
 
-def parse(text: str, name: str, *, is_named: bool = False) -> Recipe:
+def parse(text: str, name: str, *, is_named: bool = False, chain: tuple[str, ...] = ()) -> Recipe:
     """Return the recipe that a TOML text holds.
 
     Parameters
@@ -324,6 +407,8 @@ def parse(text: str, name: str, *, is_named: bool = False) -> Recipe:
         File or name, for messages.
     is_named
         See `Recipe`.
+    chain
+        Recipes that extend this one, which it may not extend in turn.
 
     Raises
     ------
@@ -334,10 +419,11 @@ def parse(text: str, name: str, *, is_named: bool = False) -> Recipe:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"{name}: {error}") from None
-    return _Reader(text, name).recipe(document, is_named)
+    return _Reader(text, name, (*chain, name)).recipe(document, is_named)
 
 
-_TEXTS = ("description", "source")
+_TEXTS = ("description", "source", "extends")
+_KEYS = (*_TEXTS, "seed", "dtype", "constants", "rules")
 
 
 @dataclass(frozen=True)
@@ -346,6 +432,7 @@ class _Reader:
 
     text: str
     name: str
+    chain: tuple[str, ...]
     lines: list[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -353,23 +440,58 @@ class _Reader:
 
     def recipe(self, document: Mapping[str, Any], is_named: bool) -> Recipe:
         for key, value in document.items():
-            if key not in (*_TEXTS, "seed", "dtype", "rules"):
-                raise self.error(f"{key!r} is unknown; expected description, source, seed, dtype, rules", key)
+            if key not in _KEYS:
+                raise self.error(f"{key!r} is unknown; expected {', '.join(_KEYS)}", key)
             if key in _TEXTS and not isinstance(value, str):
                 raise self.error(f"{key}={value!r}; expected a string", key)
-        rules = document.get("rules")
-        if not isinstance(rules, list) or not rules or not all(isinstance(rule, dict) for rule in rules):
+        base = self.base(document["extends"]) if "extends" in document else None
+        rules = document.get("rules", [] if base else None)
+        if not isinstance(rules, list) or not (rules or base) or not all(isinstance(r, dict) for r in rules):
             raise self.error("no rules; expected at least one [[rules]]", "rules")
+        own = [made for index, rule in enumerate(rules) for made in self.rules(index, rule)]
+        constants = {**(base.constants if base else {}), **self.constants(document.get("constants", {}))}
+        inherited = base.rules if base else ()
+        seed = self.checked("seed", check_seed, document)
+        dtype = self.checked("dtype", lambda dtype: dtypes.lookup(dtype).name, document)
         return Recipe(
             self.name,
-            tuple(made for index, rule in enumerate(rules) for made in self.rules(index, rule)),
+            (
+                *(replace(rule, constants=constants, is_named=is_named) for rule in own),
+                *(replace(rule, constants=constants) for rule in inherited),
+            ),
             self.text,
-            description=document.get("description", ""),
-            source=document.get("source", ""),
-            seed=self.checked("seed", check_seed, document),
-            dtype=self.checked("dtype", lambda dtype: dtypes.lookup(dtype).name, document),
+            description=document.get("description", base.description if base else ""),
+            source=document.get("source", base.source if base else ""),
+            seed=base.seed if seed is None and base else seed,
+            dtype=base.dtype if dtype is None and base else dtype,
             is_named=is_named,
+            constants=constants,
         )
+
+    def base(self, extends: str) -> Recipe:
+        """Return the recipe that this one extends."""
+        name = extends if extends in NAMED else str(Path(self.name).parent / extends)
+        if name in self.chain:
+            raise self.error(
+                f"extends={extends!r} goes in a circle: {' -> '.join((*self.chain, name))}", "extends"
+            )
+        try:
+            return load(name, chain=self.chain)
+        except RecipeError:
+            raise
+        except (OSError, ValueError) as error:
+            raise self.error(f"extends={extends!r}: {error}", "extends") from None
+
+    def constants(self, given: Any) -> dict[str, float]:
+        """Return the constants, which are numbers under names that formulas can speak of."""
+        if not isinstance(given, dict):
+            raise self.error(f"constants={given!r}; expected a table of numbers", "constants")
+        for key, value in given.items():
+            if not key.isidentifier() or key in (*_OF_MODEL, *_OF_TENSOR, *FUNCTIONS):
+                raise self.error(f"constant {key!r}; expected a name that formulas do not know yet", key)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise self.error(f"constant {key}={value!r}; expected a finite number", key)
+        return {key: float(value) for key, value in given.items()}
 
     def checked(self, key: str, check: Callable[[Any], Any], document: Mapping[str, Any]) -> Any:
         if key not in document:
@@ -385,7 +507,9 @@ class _Reader:
         parameters = {
             key: value for key, value in entry.items() if key not in ("match", "regex", "init", "skip")
         }
-        allowed = inspect.signature(INITIALIZERS[init]).parameters if init is not None else {}
+        allowed = list(_signature(init)) if init is not None else []
+        if init is not None and any(names(parameters[key]) & _FANS for key in _formulas(init, parameters)):
+            allowed.append("layout")
         for key in parameters:
             if key not in allowed:
                 what = f"init {init!r}" if init is not None else "skip"

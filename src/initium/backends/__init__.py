@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from numpy.typing import NDArray
+
+from initium.destinations import Destination
+from initium.patterns import write_pattern
 from initium.plan import Plan
 
 __all__ = ["BACKENDS", "Backend", "backend_for", "lookup"]
 
-#: Calls back with the number of tiles done so far.
+#: Calls back with the number of units done so far.
 Progress = Callable[[int], None]
 
 
@@ -26,17 +30,42 @@ class Backend:
     devices
         Kinds of device whose memory it fills, such as ``("cpu",)``.
     fill
-        ``fill(plan, threads, progress)`` draws every job of the plan; `threads` and `progress` may be
+        ``fill(plan, threads, progress)`` draws the tables of the plan; `threads` and `progress` may be
         None.
+    orthogonal
+        ``orthogonal(plan, threads, progress)`` makes its orthogonal matrices.
+    write
+        ``write(array, destination)`` rounds a NumPy array into memory of the same shape.
     """
 
     name: str
     devices: tuple[str, ...]
     fill: Callable[[Plan, int | None, Progress | None], None]
+    orthogonal: Callable[[Plan, int | None, Progress | None], None]
+    write: Callable[[NDArray[Any], Destination], None]
+
+    def run(self, plan: Plan, threads: int | None = None, progress: Progress | None = None) -> None:
+        """Do every job of the plan."""
+        done = 0
+
+        def report(units: int) -> None:
+            if progress is not None:
+                progress(done + units)
+
+        listener = None if progress is None else report
+        self.fill(plan, threads, listener)
+        done += plan.tiles
+        if plan.matrices:  # these need more of a backend's libraries
+            self.orthogonal(plan, threads, listener)
+            done += sum(job.units for job in plan.matrices)
+        for job in plan.patterns:
+            write_pattern(job, plan.seed, self.write)
+            done += job.units
+            report(0)
 
 
 #: Names of all backends, the preferred one of a device first.
-BACKENDS = ("numba", "numpy")
+BACKENDS = ("numba", "numpy", "cuda")
 
 
 def lookup(name: str) -> Backend:
@@ -69,9 +98,11 @@ def backend_for(devices: Iterable[str], name: str | None = None) -> Backend:
     name
         A backend by name; None takes the fastest for the device. Nothing falls back on another.
     """
-    wanted = sorted(set(devices)) or ["cpu"]
+    wanted = sorted({device.partition(":")[0] for device in devices}) or ["cpu"]
     if len(wanted) > 1:
-        raise ValueError(f"destinations on devices {', '.join(wanted)} in one call; expected one device")
+        raise ValueError(
+            f"destinations on devices {', '.join(wanted)} in one call; expected the CPU, or GPUs of one kind"
+        )
     chosen = lookup(name if name is not None else _preferred(wanted[0]))
     if wanted[0] not in chosen.devices:
         raise ValueError(
@@ -82,13 +113,23 @@ def backend_for(devices: Iterable[str], name: str | None = None) -> Backend:
 
 
 def _preferred(device: str) -> str:
-    if device == "cpu":
-        return "numba"
-    raise ValueError(f"device={device!r} has no backend; expected 'cpu'")
+    return {"cpu": "numba", "cuda": "cuda"}[device]
 
 
 def check_device(device: Any) -> str:
-    """Return the name of a device that memory can be allocated on."""
-    if device != "cpu":
-        raise ValueError(f"device={device!r} is unknown; expected 'cpu'")
-    return "cpu"
+    """Return the name of a device that memory can be allocated on: ``"cpu"``, or ``"cuda:N"``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    ImportError, RuntimeError
+        If it is a GPU, and CuPy or the driver is missing.
+    """
+    if device == "cpu":
+        return "cpu"
+    if isinstance(device, str) and device.partition(":")[0] == "cuda":
+        from initium import cuda
+
+        return cuda.device_name(device)
+    raise ValueError(f"device={device!r} is unknown; expected 'cpu', 'cuda' or 'cuda:N'")

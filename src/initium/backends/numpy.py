@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from initium.backends import Backend, Progress
 from initium.checks import check_count
+from initium.destinations import write_host
 from initium.dtypes import DTYPES
 from initium.kernels.reference.fill import fill_job
 from initium.plan import Plan, Table
@@ -44,4 +45,10 @@ def _view(row: Any, table: Table) -> NDArray[Any]:
     return np.ndarray(extent, dtype, memory, -low, steps)
 
 
-BACKEND = Backend("numpy", ("cpu",), _fill)
+def _orthogonal(plan: Plan, threads: int | None, progress: Progress | None) -> None:
+    from initium.backends.orthogonal import run_reference
+
+    run_reference(plan, lambda part: _fill(part, None, None), progress)
+
+
+BACKEND = Backend("numpy", ("cpu",), _fill, _orthogonal, write_host)

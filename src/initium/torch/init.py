@@ -6,8 +6,9 @@ from the generator (torch's default CPU generator if there is none), so that `to
 calls and no two are alike.
 
 As in torch, tensors keep ``requires_grad``, their version counter moves on, nothing is recorded for autograd,
-and tensors on the meta device are left as they are. Unlike torch, normals can be drawn in float8,
-`orthogonal_` takes bfloat16 and float16, and the bounds of `trunc_normal_` may be infinite or far out.
+and tensors on the meta device, or fake ones, are left as they are. Unlike torch, normals can be drawn in
+float8, `orthogonal_` takes bfloat16 and float16, and `trunc_normal_` infinite or far-out bounds.
+Complex tensors and sparse layouts cannot be drawn here.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor
+from torch._subclasses import FakeTensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from initium import api
 from initium.checks import check_choice, check_count, check_finite
 from initium.gains import calculate_gain, squared_gain
 from initium.initializers import Constant, Initializer, Normal, TruncatedNormal, Uniform, VarianceScaling
+from initium.orthogonality import Orthogonal
+from initium.sparsity import Sparse
 
 __all__ = [
     "calculate_gain",
@@ -41,6 +45,10 @@ __all__ = [
     "normal",
     "normal_",
     "ones_",
+    "orthogonal",
+    "orthogonal_",
+    "sparse",
+    "sparse_",
     "trunc_normal_",
     "uniform",
     "uniform_",
@@ -82,22 +90,20 @@ def fresh_seed(generator: Generator | None = None) -> int:
 def _draw(
     tensor: Tensor, initializer: Initializer, generator: Generator | None, seed: int | None, name: str
 ) -> Tensor:
-    if tensor.is_meta:
+    if tensor.is_meta or isinstance(tensor, FakeTensor):
+        initializer.resolve(tuple(tensor.shape))  # raises as for a tensor with memory
         return tensor
+    if tensor.layout != torch.strided:
+        raise ValueError(f"tensor has layout {tensor.layout}; expected torch.strided")
     if tensor.is_neg() or tensor.is_conj():
-        raise ValueError("tensor is a view that negates or conjugates; expected one that holds its own values")
+        raise ValueError(
+            "tensor is a view that negates or conjugates; expected one that holds its own values"
+        )
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         raise RuntimeError("tensor is an inference tensor; expected a call within torch.inference_mode()")
     drawn = fresh_seed(generator) if seed is None else seed
     api.initialize(initializer, tuple(tensor.shape), seed=drawn, name=name, out=tensor)
-    _mark_as_written(tensor)
     return tensor
-
-
-def _mark_as_written(tensor: Tensor) -> None:
-    """Move the version counter on, as an in-place operation of torch does: autograd relies on it."""
-    if not tensor.is_inference():  # inference tensors have no counter
-        torch.autograd.graph.increment_version(tensor)
 
 
 @_overridable
@@ -314,6 +320,55 @@ def _kaiming(
     return _draw(tensor, scaling, generator, seed, name)
 
 
+@_overridable
+def orthogonal_(
+    tensor: Tensor,
+    gain: float = 1,
+    generator: Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str = "",
+) -> Tensor:
+    """Fill with a random (semi-)orthogonal matrix of shape (out, rest), by Haar measure (Saxe et al. 2014).
+
+    Parameters
+    ----------
+    tensor
+        At least 2-D; of any floating dtype of initium, bfloat16 and float16 included.
+    gain
+        Factor of the matrix.
+    generator, seed, name
+        See `uniform_`.
+    """
+    return _draw(tensor, Orthogonal(gain), generator, seed, name)
+
+
+@_overridable
+def sparse_(
+    tensor: Tensor,
+    sparsity: float,
+    std: float = 0.01,
+    generator: Generator | None = None,
+    *,
+    seed: int | None = None,
+    name: str = "",
+) -> Tensor:
+    """Fill with N(0, std^2), of which ceil(sparsity rows) in each column are zero (Martens 2010).
+
+    Parameters
+    ----------
+    tensor
+        A matrix.
+    sparsity
+        Share of zeros in each column, in [0, 1].
+    std
+        Of the values that are not zero.
+    generator, seed, name
+        See `uniform_`; the zeros, too, are drawn from the seed (torch takes them from its default generator).
+    """
+    return _draw(tensor, Sparse(sparsity, std), generator, seed, name)
+
+
 # --- without randomness: torch's own fills ------------------------------------------------------------------
 
 
@@ -321,21 +376,21 @@ def _kaiming(
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with `val`; any dtype of torch."""
     with torch.no_grad():
-        return tensor.fill_(val)  # type: ignore[no-any-return]
+        return tensor.fill_(val)
 
 
 @_overridable
 def ones_(tensor: Tensor) -> Tensor:
     """Fill with 1; any dtype of torch."""
     with torch.no_grad():
-        return tensor.fill_(1)  # type: ignore[no-any-return]
+        return tensor.fill_(1)
 
 
 @_overridable
 def zeros_(tensor: Tensor) -> Tensor:
     """Fill with 0; any dtype of torch."""
     with torch.no_grad():
-        return tensor.zero_()  # type: ignore[no-any-return]
+        return tensor.zero_()
 
 
 @_overridable
@@ -364,7 +419,9 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
         raise ValueError(f"tensor has shape {tuple(tensor.shape)}; expected three to five axes")
     outputs = tensor.shape[0]
     if outputs % check_count("groups", groups, minimum=1):
-        raise ValueError(f"groups={groups} does not divide the {outputs} outputs of shape {tuple(tensor.shape)}")
+        raise ValueError(
+            f"groups={groups} does not divide the {outputs} outputs of shape {tuple(tensor.shape)}"
+        )
     centre = tuple(taps // 2 for taps in tensor.shape[2:])
     with torch.no_grad():
         tensor.zero_()
@@ -400,3 +457,5 @@ xavier_uniform = _deprecated(xavier_uniform_)
 xavier_normal = _deprecated(xavier_normal_)
 kaiming_uniform = _deprecated(kaiming_uniform_)
 kaiming_normal = _deprecated(kaiming_normal_)
+orthogonal = _deprecated(orthogonal_)
+sparse = _deprecated(sparse_)

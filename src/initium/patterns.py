@@ -1,0 +1,106 @@
+"""Patterns: fills whose values depend on their place, made by NumPy a few million at a time.
+
+Any fill that is neither elementwise nor orthogonal derives from `PatternFill` and states one method, `array`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from initium.destinations import Destination
+from initium.dtypes import DType
+from initium.fills import Encoding
+from initium.kernels import constants
+from initium.windows import Window
+
+__all__ = ["PATTERN", "PatternFill", "PatternJob", "write_pattern"]
+
+#: The kind that a pattern's encoding names; no kernel draws it.
+PATTERN = "pattern"
+# Values that `array` is asked for at a time.
+_VALUES = 1 << 22
+
+
+class PatternFill:
+    """A fill that writes an array for each part of its shape.
+
+    Attributes
+    ----------
+    shape
+        The global shape.
+    mean, std
+        Over all values of the tensor.
+    """
+
+    shape: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean of all values."""
+        raise NotImplementedError
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of all values."""
+        raise NotImplementedError
+
+    @property
+    def reach(self) -> float:
+        """Largest magnitude of a value, which the dtype must hold."""
+        raise NotImplementedError
+
+    def array(self, index: tuple[range, ...], dtype: DType, stream: int, seed: int) -> NDArray[Any]:
+        """Return the values at ``np.ix_(*index)``, in any real dtype that rounds to `dtype` once.
+
+        They may depend on `index`, `dtype`, `stream` and `seed` alone, so that slices equal the whole.
+        """
+        raise NotImplementedError
+
+    def encode(self, dtype: DType) -> Encoding:
+        """Return an encoding that says no more than the kind; raise `ValueError` if values overflow."""
+        check_reach(self, self.reach, dtype)
+        return Encoding(PATTERN, 0, ())
+
+
+def check_reach(fill: object, reach: float, dtype: DType) -> None:
+    """Raise `ValueError` if magnitudes up to `reach` do not fit the dtype."""
+    if reach > dtype.max:
+        raise ValueError(f"{fill} overflows dtype {dtype}; expected values of at most {dtype.max:.6g}")
+
+
+@dataclass(frozen=True, eq=False)
+class PatternJob:
+    """A window of one tensor that takes a pattern."""
+
+    stream: int
+    fill: PatternFill
+    window: Window
+
+    @property
+    def units(self) -> int:
+        """Units of work, as progress counts them."""
+        return -(-math.prod(self.window.destination.shape) // constants.TILE)
+
+
+def write_pattern(job: PatternJob, seed: int, write: Callable[[NDArray[Any], Destination], None]) -> None:
+    """Make the values of a job piece by piece; `write` puts an array into memory of its shape."""
+    for window in _pieces(job.window):
+        target = window.destination
+        write(job.fill.array(window.index, target.dtype, job.stream, seed), target)
+
+
+def _pieces(window: Window) -> Iterator[Window]:
+    shape = window.destination.shape
+    size = math.prod(shape)
+    axis = next((a for a, n in enumerate(shape) if n > 1), None)
+    if size <= _VALUES or axis is None:
+        yield window
+        return
+    step = max(1, _VALUES * shape[axis] // size)
+    for first in range(0, shape[axis], step):
+        yield from _pieces(window.part(axis, slice(first, min(first + step, shape[axis]))))

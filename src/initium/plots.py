@@ -1,0 +1,371 @@
+"""Pictures of initializers: their spread by fan_in, the weights of layers, the signal through depth.
+
+Every function returns a `matplotlib.figure.Figure`, drawn without a display; needs the extra ``plot``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initium import api
+from initium.catalogue import MAKERS
+from initium.checks import check_choice, check_count
+from initium.fans import Fans
+from initium.fills import TruncatedNormalFill, UniformFill
+from initium.initializers import Initializer
+
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError(
+        f"plots need matplotlib: {error}; install it with: pip install 'initium[plot]'"
+    ) from error
+
+__all__ = [
+    "ACTIVATIONS",
+    "Signal",
+    "plot_histograms",
+    "plot_signal",
+    "plot_spread",
+    "signal",
+]
+
+# Okabe and Ito's colours, which colour-blind people can tell apart; black last.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_COLUMNS = 3  # panels side by side
+_PANEL = (3.6, 2.7)  # inches
+
+Named = str | tuple[str, Initializer]
+
+
+def _named(initializers: Iterable[Named]) -> dict[str, Initializer]:
+    """Return initializers by label; a text is a name of the catalogue, which must not need arguments."""
+    found: dict[str, Initializer] = {}
+    for given in initializers:
+        if isinstance(given, str):
+            check_choice("initializer", given, tuple(MAKERS))
+            found[given] = MAKERS[given]()
+        else:
+            label, initializer = given
+            found[label] = initializer
+    if not found:
+        raise ValueError("initializers is empty; expected at least one")
+    return found
+
+
+def _panels(
+    count: int, columns: int, panel: tuple[float, float] = _PANEL, **shared: Any
+) -> tuple[Figure, list[Any]]:
+    """Return a figure of `count` panels, and these."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(panel[0] * columns, panel[1] * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **shared)
+    flat = list(axes.flat)
+    for unused in flat[count:]:
+        unused.remove()
+    for axis in flat[max(0, count - columns) : count]:  # nothing is below these
+        axis.tick_params(labelbottom=True)
+    return figure, flat[:count]
+
+
+# --- spread -------------------------------------------------------------------------------------------------
+
+
+def plot_spread(
+    initializers: Iterable[Named] = ("one_over_sqrt_uniform", "glorot_uniform", "he_uniform"),
+    *,
+    fan_in: Sequence[int] = range(1, 101),
+    fan_out: int | None = None,
+    quantity: str = "bounds",
+) -> Figure:
+    """Plot bounds or std against fan_in, as bars around zero.
+
+    Parameters
+    ----------
+    initializers
+        Names of the catalogue, or pairs of (label, initializer).
+    fan_in
+        Numbers of inputs, each >= 1.
+    fan_out
+        Number of outputs; equal to fan_in if None.
+    quantity
+        ``"bounds"``: the interval that holds all weights (3 stds where there is no bound, and the label
+        says so); ``"std"``: one standard deviation to each side.
+    """
+    check_choice("quantity", quantity, ("bounds", "std"))
+    inputs = [check_count("fan_in", n, minimum=1) for n in fan_in]
+    if not inputs:
+        raise ValueError("fan_in is empty; expected at least one number of inputs")
+    named = _named(initializers)
+    columns = 2 if len(named) == 4 else _COLUMNS
+    figure, axes = _panels(len(named), columns, sharex=True, sharey=True)
+    for index, (axis, (label, initializer)) in enumerate(zip(axes, named.items(), strict=True)):
+        spreads = [_spread(initializer, n, n if fan_out is None else fan_out, quantity) for n in inputs]
+        kind = spreads[0][1]
+        axis.errorbar(
+            inputs,
+            np.zeros(len(inputs)),
+            [reach for reach, _ in spreads],
+            fmt="none",
+            ecolor=_COLOURS[index % len(_COLOURS)],
+            elinewidth=1,
+            capsize=1.5,
+        )
+        axis.axhline(0, color="black", linewidth=0.6)
+        axis.set_title(f"{label}\n({kind})", fontsize="medium")
+        axis.grid(alpha=0.3)
+    _label_outer(figure, "fan_in (inputs per unit)", "weight (dimensionless)")
+    return figure
+
+
+def _spread(initializer: Initializer, n_in: int, n_out: int, quantity: str) -> tuple[float, str]:
+    """Return the half-width to draw, and what it is."""
+    fill: Any = initializer.resolve((n_out, n_in), Fans(float(n_in), float(n_out)))
+    if quantity == "std":
+        return fill.std, "± 1 std"
+    if isinstance(fill, UniformFill):
+        return max(abs(fill.low), abs(fill.high)), "bounds"
+    if isinstance(fill, TruncatedNormalFill) and math.isfinite(fill.upper):
+        return max(abs(float(b)) for b in fill.bounds), "bounds"
+    return 3 * fill.std, "± 3 std: no bound"
+
+
+def _label_outer(figure: Any, x: str, y: str) -> None:
+    figure.supxlabel(x, fontsize="medium")
+    figure.supylabel(y, fontsize="medium")
+
+
+# --- histograms ---------------------------------------------------------------------------------------------
+
+
+def plot_histograms(weights: Any, *, bins: int = 60, columns: int = 4) -> Figure:
+    """Plot a histogram of each weight of a model.
+
+    Parameters
+    ----------
+    weights
+        Mapping of names to arrays or torch tensors, a `Report` of `initium.init_model`, or a torch module.
+    bins
+        Bars of a histogram, >= 1.
+    columns
+        Panels side by side, >= 1.
+    """
+    check_count("bins", bins, minimum=1)
+    check_count("columns", columns, minimum=1)
+    arrays = {name: _as_array(value) for name, value in _weights_of(weights).items()}
+    arrays = {name: array[np.isfinite(array)] for name, array in arrays.items() if array.size}
+    if not arrays:
+        raise ValueError("weights holds no values; expected at least one array")
+    figure, axes = _panels(len(arrays), columns, panel=(3.2, 2.3))
+    for axis, (name, array) in zip(axes, arrays.items(), strict=True):
+        axis.hist(array, bins=bins, color=_COLOURS[0])
+        axis.set_title(f"{_short(name)}\nmean {array.mean():.2g}, std {array.std():.3g}", fontsize="small")
+        axis.tick_params(labelsize="small")
+        axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 4))
+        axis.yaxis.get_offset_text().set_fontsize("small")
+        axis.xaxis.set_major_locator(_few_ticks())
+    _label_outer(figure, "weight (dimensionless)", "number of weights per bin")
+    return figure
+
+
+def _few_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(4)
+
+
+def _weights_of(weights: Any) -> Mapping[str, Any]:
+    if hasattr(weights, "weights"):
+        weights = weights.weights
+    if hasattr(weights, "named_parameters"):
+        weights = dict(weights.named_parameters())
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            f"weights is a {type(weights).__name__}; expected a mapping of names to arrays, a report of "
+            "init_model or a torch module"
+        )
+    return weights
+
+
+def _as_array(value: Any) -> NDArray[np.float64]:
+    if hasattr(value, "detach"):
+        value = value.detach().double().cpu().numpy()
+    return np.asarray(value).astype(np.float64).ravel()
+
+
+def _short(name: str, limit: int = 34) -> str:
+    return name if len(name) <= limit else f"…{name[1 - limit :]}"
+
+
+# --- the signal through depth -------------------------------------------------------------------------------
+
+
+def _sigmoid(z: NDArray[Any]) -> NDArray[Any]:
+    return 0.5 * (1 + np.tanh(0.5 * z))
+
+
+def _gelu(z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    # The tanh form of Hendrycks and Gimpel 2016, off by less than 1e-3, with its own derivative.
+    inner = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+    bend = np.tanh(inner)
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z**2)
+    return 0.5 * z * (1 + bend), 0.5 * (1 + bend) + 0.5 * z * (1 - bend**2) * slope
+
+
+def _silu(z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    gate = _sigmoid(z)
+    return z * gate, gate * (1 + z * (1 - gate))
+
+
+#: Value and derivative of each activation.
+ACTIVATIONS: Mapping[str, Callable[[NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]] = {
+    "linear": lambda z: (z, np.ones_like(z)),
+    "sigmoid": lambda z: (s := _sigmoid(z), s * (1 - s)),
+    "tanh": lambda z: (t := np.tanh(z), 1 - t**2),
+    "relu": lambda z: (np.maximum(z, 0), (z > 0).astype(z.dtype)),
+    "leaky_relu": lambda z: (np.where(z > 0, z, 0.01 * z), np.where(z > 0, 1, 0.01).astype(z.dtype)),
+    "gelu": _gelu,
+    "silu": _silu,
+}
+
+
+class Signal(NamedTuple):
+    """Variances through a chain of layers.
+
+    Attributes
+    ----------
+    activations
+        Of the input and of each layer's output, shape (depth + 1,).
+    gradients
+        Of the loss's derivative by each of these, shape (depth + 1,), for a loss whose derivative by the
+        last output has variance 1.
+    """
+
+    activations: NDArray[np.float64]
+    gradients: NDArray[np.float64]
+
+
+def signal(
+    initializer: Initializer,
+    activation: str,
+    *,
+    depth: int = 50,
+    width: int = 256,
+    batch: int = 128,
+    seed: int = 0,
+) -> Signal:
+    """Send normal noise through equal layers, forth and back, and measure its variance.
+
+    Parameters
+    ----------
+    initializer
+        Of each layer's (width, width) weight; there are no biases.
+    activation
+        A name in `ACTIVATIONS`.
+    depth
+        Number of layers, >= 1.
+    width
+        Units of a layer, >= 1.
+    batch
+        Number of inputs, >= 1.
+    seed
+        Of weights, inputs and gradients.
+    """
+    check_choice("activation", activation, tuple(ACTIVATIONS))
+    for argument, value in (("depth", depth), ("width", width), ("batch", batch)):
+        check_count(argument, value, minimum=1)
+    function = ACTIVATIONS[activation]
+    x = api.normal((batch, width), seed=seed, name="inputs").astype(np.float64)
+    states, slopes, weights = [x], [], []
+    # Where a signal explodes, the overflow is what is to be seen.
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        for layer in range(depth):
+            weight = api.initialize(initializer, (width, width), seed=seed, name=f"layers.{layer}.weight")
+            weights.append(weight.astype(np.float64))
+            x, slope = function(x @ weights[-1].T)
+            states.append(x)
+            slopes.append(slope)
+        gradient = api.normal((batch, width), seed=seed, name="gradients").astype(np.float64)
+        gradients = [gradient]
+        for weight, slope in zip(reversed(weights), reversed(slopes), strict=True):
+            gradient = (gradient * slope) @ weight
+            gradients.append(gradient)
+        return Signal(
+            np.array([state.var() for state in states]), np.array([g.var() for g in reversed(gradients)])
+        )
+
+
+def plot_signal(
+    initializers: Iterable[Named] = ("one_over_sqrt_uniform", "glorot_uniform", "he_normal", "orthogonal"),
+    activations: Sequence[str] = ("linear", "sigmoid", "tanh", "relu"),
+    *,
+    depth: int = 50,
+    width: int = 256,
+    batch: int = 128,
+    seed: int = 0,
+) -> Figure:
+    """Plot the variance of activations and of gradients through depth, on a logarithmic scale.
+
+    Parameters
+    ----------
+    initializers
+        Names of the catalogue, or pairs of (label, initializer).
+    activations
+        Names in `ACTIVATIONS`.
+    depth, width, batch, seed
+        See `signal`.
+    """
+    named = _named(initializers)
+    if not activations:
+        raise ValueError("activations is empty; expected at least one")
+    runs = {
+        (label, activation): signal(made, activation, depth=depth, width=width, batch=batch, seed=seed)
+        for activation in activations
+        for label, made in named.items()
+    }
+    columns = len(activations)
+    figure, axes = _panels(2 * columns, columns, sharex=True, sharey="row")
+    for column, activation in enumerate(activations):
+        upper, lower = axes[column], axes[columns + column]
+        for index, label in enumerate(named):
+            run = runs[label, activation]
+            # Lines that lie on each other stay visible: the later, the thinner.
+            style = {
+                "color": _COLOURS[index % len(_COLOURS)],
+                "linewidth": 3.2 - 2.2 * index / max(1, len(named) - 1),
+            }
+            upper.plot(_visible(run.activations), label=label, **style)
+            lower.plot(_visible(run.gradients), **style)
+        upper.set_title(activation)
+        for axis in (upper, lower):
+            axis.set_yscale("log")
+            axis.axhline(1, color="grey", linewidth=0.8, linestyle=":")
+            axis.grid(alpha=0.3)
+        lower.set_xlabel("layer")
+    axes[0].set_ylabel("variance of activations\n(of the input: 1)")
+    axes[columns].set_ylabel("variance of gradients\n(at the output: 1)")
+    for row in (axes[:columns], axes[columns:]):
+        _limit_scale(row)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(named), 4), frameon=False)
+    return figure
+
+
+def _visible(variances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return variances with those that a logarithmic scale cannot show left out."""
+    return np.where(np.isfinite(variances) & (variances > 0), variances, np.nan)
+
+
+#: Decades around 1 that are shown at most: what lies beyond is lost in training all the same.
+_DECADES = 16
+
+
+def _limit_scale(row: Sequence[Any]) -> None:
+    low, high = row[0].get_ylim()
+    row[0].set_ylim(max(low, 10.0**-_DECADES), min(high, 10.0**_DECADES))

@@ -1,0 +1,141 @@
+"""What torch's own layers start from, as rules: `reset_parameters` of a whole module in one call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from initium.elsewhere import torch_bias, torch_embedding, torch_linear, torch_rnn
+from initium.initializers import Constant, Initializer, glorot_normal, glorot_uniform, ones, zeros
+from initium.model import Report, init_model
+from initium.rules import Rule, Rules
+
+__all__ = ["default_rules", "reset_parameters"]
+
+_Named = Mapping[str, Initializer]
+
+
+def _linear(module: Any) -> _Named:
+    receptive = module.weight[0].numel()  # shape[1] times the taps
+    return {"weight": torch_linear(), "bias": torch_bias(receptive)}
+
+
+def _bilinear(module: Any) -> _Named:
+    drawn = torch_bias(module.in1_features)
+    return {"weight": drawn, "bias": drawn}
+
+
+def _recurrent(module: Any) -> _Named:
+    drawn = torch_rnn(module.hidden_size)
+    return {name: drawn for name, _ in module.named_parameters(recurse=False)}
+
+
+def _attention(module: Any) -> _Named:
+    weights = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    return {
+        **dict.fromkeys(weights, glorot_uniform()),
+        **dict.fromkeys(("bias_k", "bias_v"), glorot_normal(truncated=False)),
+        "in_proj_bias": zeros(),
+        "out_proj.bias": zeros(),  # over what its Linear says
+    }
+
+
+def _norm(module: Any) -> _Named:
+    return {"weight": ones(), "bias": zeros()}
+
+
+#: What the parameters of each class start from, by their names within the module.
+_DEFAULTS: tuple[tuple[tuple[type, ...], Callable[[Any], _Named]], ...] = (
+    ((nn.Linear, _ConvNd), _linear),
+    ((nn.Bilinear,), _bilinear),
+    ((nn.Embedding, nn.EmbeddingBag), lambda module: {"weight": torch_embedding()}),
+    ((nn.RNNBase, nn.RNNCellBase), _recurrent),
+    ((nn.MultiheadAttention,), _attention),
+    ((nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase), _norm),
+    ((nn.PReLU,), lambda module: {"weight": Constant(module.init)}),
+)
+
+
+def default_rules(module: nn.Module) -> Rules:
+    """Return rules that give each parameter of a torch module the distribution of torch's own layers.
+
+    Parameters
+    ----------
+    module
+        Of Linear, Bilinear, Conv, ConvTranspose, Embedding, EmbeddingBag, RNN, LSTM, GRU and their cells,
+        MultiheadAttention, norms and PReLU, in any nesting. Subclasses count as what they derive from.
+
+    Returns
+    -------
+    Rules
+        One per distribution, over whole names, as `initium.init_model` takes them.
+
+    Raises
+    ------
+    ValueError
+        If a module of another class has parameters of its own; the message lists them.
+
+    Notes
+    -----
+    The row of an embedding's ``padding_idx`` is drawn like the others; `reset_parameters` clears it.
+    """
+    found: dict[str, Initializer] = {}
+    unknown: list[str] = []
+    # Inner modules first, so that an outer one (attention) has the last word on what it holds.
+    for prefix, part in reversed(list(module.named_modules(remove_duplicate=False))):
+        own = [name for name, _ in part.named_parameters(recurse=False)]
+        defaults = next((make(part) for classes, make in _DEFAULTS if isinstance(part, classes)), None)
+        if defaults is None:
+            unknown += [_joined(prefix, name) for name in own]
+            continue
+        found |= {_joined(prefix, name): initializer for name, initializer in defaults.items()}
+    if unknown:
+        raise ValueError(
+            f"parameters {', '.join(sorted(unknown))} are of no layer of torch; expected rules for them"
+        )
+    return Rules(
+        tuple(_grouped(found, [name for name, _ in module.named_parameters(remove_duplicate=False)]))
+    )
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _grouped(found: Mapping[str, Initializer], names: list[str]) -> Iterator[Rule]:
+    groups: dict[Initializer, list[str]] = {}
+    for name in names:
+        groups.setdefault(found[name], []).append(name)
+    for initializer, members in groups.items():
+        yield Rule(re.compile(rf"\A(?:{'|'.join(map(re.escape, members))})\Z"), initializer)
+
+
+def reset_parameters(module: nn.Module, *, seed: int, **options: Any) -> Report:
+    """Draw all parameters of a torch module anew from torch's defaults, in one call.
+
+    Parameters
+    ----------
+    module
+        See `default_rules`.
+    seed
+        In [0, 2**64).
+    **options
+        See `initium.init_model`.
+
+    Returns
+    -------
+    Report
+        What was done to each parameter.
+    """
+    report = init_model(module, default_rules(module), seed=seed, **options)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.padding_idx is not None:
+                part.weight[part.padding_idx].fill_(0)
+    return report
