@@ -30,8 +30,6 @@ from rich.table import Table
 
 import initium as ini
 from initium import architectures
-from initium.backends import lookup
-from initium.model import plan_model
 
 RESULTS = Path(__file__).parent / "results"
 N = 1 << 26
@@ -112,17 +110,16 @@ def many_tensors(rounds: int) -> list[Row]:
     many = {f"layers.{i}.weight": np.empty(1000, np.float32) for i in range(10_000)}
     one = {"weight": np.empty(10_000_000, np.float32)}
     rules = ini.Normal(0.0, 0.02)
-    backend = lookup("numba")
-    plans = [plan_model(params, rules, seed=1) for params in (many, one)]
+    plans = [ini.plan_model(params, rules, seed=1) for params in (many, one)]
     tensors = [torch.empty(1000) for _ in range(10_000)]
     values = 10_000_000
-    drawing, whole = "10,000 tensors over one, drawing", "10,000 tensors over one, whole init_model"
+    drawing, whole = "10,000 tensors over one, run_plan", "10,000 tensors over one, init_model"
     rows = [
         compare(
             drawing,
             "<= 3 times the time",
-            lambda: backend.fill(plans[1], None, None),
-            lambda: backend.fill(plans[0], None, None),
+            lambda: ini.run_plan(plans[1]),
+            lambda: ini.run_plan(plans[0]),
             values,
             values,
             rounds,

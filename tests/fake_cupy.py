@@ -223,6 +223,10 @@ class TorchTensor:
         self.host, self.device = host, SimpleNamespace(type="cuda", index=device)
         self.shape, self.dtype = host.shape, f"torch.{host.dtype}"
         self.storage = host.nbytes if storage is None else storage
+        self.version = 0
+
+    def is_inference(self):
+        return False
 
     def data_ptr(self):
         return self.host.ctypes.data if self.storage else 0

@@ -1,4 +1,5 @@
 import io as textio
+import importlib.util
 import json
 import os
 import re
@@ -323,6 +324,26 @@ def test_wrong_use_ends_with_2(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert re.search(message, run(*arguments, code=2).stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_is_not_there_is_told_in_one_line(tmp_path):
+    has_gpu = importlib.util.find_spec("cupy") is not None and _has_gpu()
+    if has_gpu:
+        pytest.skip("this machine has a GPU")
+    result = run("init", "gpt2", "-o", tmp_path / "x.safetensors", "--device", "cuda", code=1)
+    assert re.search("device='cuda' .*install", result.stderr)
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def _has_gpu():
+    from initium import cuda
+
+    try:
+        cuda.cupy()
+    except (ImportError, RuntimeError):
+        return False
+    return True
 
 
 def test_a_model_of_unknown_family_needs_a_recipe(tmp_path, checkpoint):

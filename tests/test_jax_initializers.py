@@ -129,6 +129,18 @@ def test_dtypes(name, dtype):
     assert made(name)(KEY, shape_of(name)).dtype == jnp.float32
 
 
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_, jnp.complex64])
+def test_constants_take_any_dtype(dtype):
+    for name, arguments in (("zeros", None), ("ones", None), ("constant", (3,))):
+        ours, theirs = (
+            getattr(m, name) if arguments is None else getattr(m, name)(*arguments)
+            for m in (initializers, peer)
+        )
+        made = ours(KEY, (2, 3), dtype)
+        assert made.dtype == dtype
+        assert np.array_equal(made, theirs(KEY, (2, 3), dtype))
+
+
 def test_float64_follows_the_setting_of_jax():
     assert initializers.normal()(KEY, (3,), np.float64).dtype == jnp.float32
     with jax.enable_x64(True):

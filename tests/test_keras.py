@@ -129,6 +129,15 @@ def test_dtypes(name, dtype):
     assert weight.shape == shape
 
 
+@pytest.mark.parametrize("name", ["Constant", "Zeros", "Ones"])
+@pytest.mark.parametrize("dtype", ["int32", "bool", "uint8", "bfloat16"])
+def test_constants_take_any_dtype(name, dtype):
+    made, theirs = (make(name, module)((2, 3), dtype=dtype) for module in (ours, keras.initializers))
+    assert keras.backend.standardize_dtype(made.dtype) == dtype
+    if (name, dtype) != ("Constant", "bool"):  # Keras multiplies by True, and gives int32
+        assert np.array_equal(np.asarray(made, np.float32), np.asarray(theirs, np.float32))
+
+
 @every
 def test_serialisation(name):
     shape = (16, 1, 9) if name == "STFT" else (4, 6)

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
         xavier_uniform,
         zeros,
     )
-    from initium.model import Report, init_model
+    from initium.model import Report, init_model, plan_model, run_plan
     from initium.orthogonality import DeltaOrthogonal, Dirac, Identity, Orthogonal, delta_orthogonal
     from initium.rules import Rules, skip
     from initium.sparsity import Sparse, SparseGaussian, caffe_gaussian, lasagne_sparse, sparse
@@ -110,7 +110,7 @@ _HOMES = {
         *("he_normal", "he_uniform", "kaiming_normal", "kaiming_uniform", "msra_normal", "msra_uniform"),
         *("lecun_normal", "lecun_uniform"),
     ),
-    "model": ("Report", "init_model"),
+    "model": ("Report", "init_model", "plan_model", "run_plan"),
     "orthogonality": ("DeltaOrthogonal", "Dirac", "Identity", "Orthogonal", "delta_orthogonal"),
     "rules": ("Rules", "skip"),
     "sparsity": (
@@ -189,6 +189,8 @@ __all__ = [
     "one_over_sqrt_uniform",
     "ones",
     "orthogonal",
+    "plan_model",
+    "run_plan",
     "simple_xavier",
     "skip",
     "sparse",

@@ -76,7 +76,7 @@ def _one_line_errors() -> Iterator[None]:
             raise  # whoever read the output has enough; click ends in silence
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         raise click.ClickException(text) from error
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, RuntimeError, MemoryError) as error:
         raise click.ClickException(" ".join(str(error).split())) from error
 
 
@@ -211,7 +211,10 @@ def _default_recipe(model: Architecture) -> Recipe:
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @click.option(
-    "--device", default="cpu", callback=_checked(check_device), help="Where to draw.  [default: cpu]"
+    "--device",
+    default="cpu",
+    callback=_checked(check_device),
+    help="Where to draw: cpu, cuda or cuda:N.  [default: cpu]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 def init(
@@ -272,6 +275,10 @@ def _filler(
         run = Box(piece.values.shape, piece.start, (1,))
         return Job(streams[piece.tensor], drawn, run, destination_of(piece.values))
 
+    if backend.name == "cuda":
+        from initium.backends.cuda import fill_host
+
+        return lambda pieces: fill_host(map(job, pieces), seed, device)
     return lambda pieces: backend.run(plan(map(job, pieces), seed), threads)
 
 

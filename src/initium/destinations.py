@@ -11,9 +11,6 @@ import numpy as np
 
 from initium.dtypes import DType, lookup
 
-# What DLPack calls NVIDIA's memory: plain and managed.
-_DLPACK_CUDA = (2, 13)
-
 __all__ = [
     "Destination",
     "allocate",
@@ -25,6 +22,9 @@ __all__ = [
     "mark_as_written",
     "write_host",
 ]
+
+# What DLPack calls NVIDIA's memory: plain and managed.
+_DLPACK_CUDA = (2, 13)
 
 
 class Destination(NamedTuple):

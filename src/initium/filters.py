@@ -222,9 +222,8 @@ class STFT:
         check_choice("side", self.side, ("real", "imag"))
         if self.scaling is not None:
             check_choice("scaling", self.scaling, ("density", "spectrum"))
-        if self.window is not None:
-            if not isinstance(self.window, str):
-                raise TypeError(f"window={self.window!r}; expected the name of a window or None")
+        if self.window is not None and not isinstance(self.window, str):
+            raise TypeError(f"window={self.window!r}; expected the name of a window or None")
 
     def resolve(self, shape: Sequence[int], fans: Fans | None = None) -> Fill:
         """Return the fill; raise `ValueError` unless the shape is (frame, 1, bins)."""

@@ -104,18 +104,17 @@ class _Random(_Initializer):
 
 
 @_serialisable
-class Constant(_Initializer):
-    """Every weight is `value`."""
-
-    _arguments = ("value",)
+class Constant(keras.initializers.Initializer):  # type: ignore[misc]
+    """Every weight is `value`, a number or an array that broadcasts to the shape; any dtype of Keras."""
 
     def __init__(self, value: Any = 0.0) -> None:
         self.value = value
 
-        self._made()
-
-    def _made(self) -> initializers.Initializer:
-        return initializers.constant(self.value)
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        """Return a tensor of the backend."""
+        target = keras.backend.standardize_dtype(dtype)
+        values = keras.ops.cast(keras.ops.convert_to_tensor(self.value), target)
+        return keras.ops.broadcast_to(values, tuple(shape))
 
     def get_config(self) -> dict[str, Any]:
         """Return the value, for serialisation."""
@@ -124,23 +123,31 @@ class Constant(_Initializer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Constant:
         """Make the initializer from what `get_config` returned."""
-        return cls(keras.saving.deserialize_keras_object(config["value"]))
+        return cls(**{key: keras.saving.deserialize_keras_object(value) for key, value in config.items()})
 
 
 @_serialisable
-class Zeros(_Initializer):
+class Zeros(Constant):
     """Every weight is 0."""
 
-    def _made(self) -> initializers.Initializer:
-        return initializers.zeros()
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return no arguments."""
+        return {}
 
 
 @_serialisable
-class Ones(_Initializer):
+class Ones(Constant):
     """Every weight is 1."""
 
-    def _made(self) -> initializers.Initializer:
-        return initializers.ones()
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return no arguments."""
+        return {}
 
 
 @_serialisable

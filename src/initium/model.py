@@ -21,7 +21,7 @@ from initium.plan import Job, Plan, plan
 from initium.rules import Assignment, RulesLike, assign
 from initium.streams import stream_id
 
-__all__ = ["ParameterReport", "Report", "init_model", "plan_model"]
+__all__ = ["ParameterReport", "Report", "init_model", "plan_model", "run_plan"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,8 +199,44 @@ def init_model(
 def plan_model(
     params: Any, rules: RulesLike, *, seed: int, dtype: Any = None, device: str | None = None
 ) -> Plan:
-    """Do all of `init_model` but the drawing: a plan that `Backend.fill` may run again and again."""
+    """Do all of `init_model` but the drawing.
+
+    Models of very many small tensors take longer to plan than to draw: 10,000 tensors of 1,000 values
+    are drawn in about the time of one of ten million, but matched with rules and laid out one by one.
+
+    Parameters
+    ----------
+    params, rules, seed, dtype, device
+        See `init_model`; arrays for specs are made here.
+
+    Returns
+    -------
+    Plan
+        For `run_plan`, any number of times; it keeps the arrays alive (``plan.jobs[i].destination.owner``).
+    """
     return _plan(_prepare(_mapping(params), rules, dtype, device), check_seed(seed))
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> None:
+    """Draw all weights of a plan in one call; the same values each time.
+
+    Parameters
+    ----------
+    plan
+        From `plan_model`.
+    backend, threads, progress
+        See `init_model`.
+    """
+    chosen = backend_for((job.destination.device for job in plan.jobs), backend)
+    with _reporter(progress, plan.units) as report:
+        chosen.run(plan, threads, report)
+    mark_as_written(job.destination for job in plan.jobs)
 
 
 def _plan(done: Iterable[_Done], seed: int) -> Plan:

@@ -62,18 +62,13 @@ class _MaskedNormal(PatternFill):
 
     def array(self, index: tuple[range, ...], dtype: DType, stream: int, seed: int) -> NDArray[Any]:
         """Return the normals where they are kept, else 0."""
-        where = _global_index(self.shape, index)
+        kept = self.kept(index, stream, seed)
+        where = _global_index(self.shape, index)[kept]
         encoding = self.normal.encode(dtype)
-        values = draw(
-            encoding.kind,
-            dtype.numpy,
-            where.ravel(),
-            stream,
-            seed,
-            encoding.split,
-            np.array(encoding.parameters),
-        )
-        return np.where(self.kept(index, stream, seed), values.reshape(where.shape), dtype.numpy.type(0))
+        parameters = np.array(encoding.parameters)
+        values = np.zeros(kept.shape, dtype.numpy)
+        values[kept] = draw(encoding.kind, dtype.numpy, where, stream, seed, encoding.split, parameters)
+        return values
 
     def encode(self, dtype: DType) -> Any:
         """Return the encoding of a pattern; raise `ValueError` if the normals overflow the dtype."""

@@ -5,7 +5,7 @@ The seed is made of the key: both halves of a threefry key, as ``high << 32 | lo
 name, or of ``name=``. Values are drawn on the host, so that they are initium's bits on every device; under
 `jax.jit`, `jax.vmap` and `jax.eval_shape` the initializers work through `jax.pure_callback`.
 
-Weights are real: complex and integer dtypes are errors here.
+Weights are real: what is drawn has a floating dtype; constants take any dtype of JAX.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ from initium import api, dtypes
 from initium.checks import check_integer, check_shape
 from initium.fans import Layout
 from initium.initializers import (
-    Constant,
     Initializer,
     Normal,
     TruncatedNormal,
     Uniform,
     VarianceScaling,
 )
-from initium.initializers import constant as _constant
 from initium.orthogonality import DeltaOrthogonal, Orthogonal
 
 __all__ = [
@@ -121,7 +119,7 @@ def from_initializer(initializer: Initializer, dtype: Any = None, *, name: str =
     """
 
     def init(key: Any, shape: Any, dtype: Any = dtype, out_sharding: Any = None) -> jax.Array:
-        target = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
+        target = _dtype(dtype)
         dtypes.lookup(target)  # an unknown one is an error now, not within a callback
         whole = check_shape(shape)
         initializer.resolve(whole)
@@ -146,19 +144,34 @@ def _placed(array: Any, sharding: Any) -> jax.Array:
     return jax.device_put(array, sharding)
 
 
+# --- without randomness: JAX's own arrays, of any of its dtypes ----------------------------------------------
+
+
 def zeros(key: Any, shape: Any, dtype: Any = None, out_sharding: Any = None) -> jax.Array:
     """Return zeros; the key is not used."""
-    return from_initializer(Constant(0.0))(key, shape, dtype, out_sharding)
+    return constant(0)(key, shape, dtype, out_sharding)
 
 
 def ones(key: Any, shape: Any, dtype: Any = None, out_sharding: Any = None) -> jax.Array:
     """Return ones; the key is not used."""
-    return from_initializer(Constant(1.0))(key, shape, dtype, out_sharding)
+    return constant(1)(key, shape, dtype, out_sharding)
 
 
 def constant(value: Any, dtype: Any = None) -> Init:
     """Return an initializer of `value`, a number or an array that broadcasts to the shape."""
-    return from_initializer(_constant(value), dtype)
+
+    def init(key: Any, shape: Any, dtype: Any = dtype, out_sharding: Any = None) -> jax.Array:
+        filled = jnp.full(check_shape(shape), value, _dtype(dtype))
+        return filled if out_sharding is None else _placed(filled, out_sharding)
+
+    return init
+
+
+def _dtype(dtype: Any) -> Any:
+    return jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
+
+
+# --- distributions ------------------------------------------------------------------------------------------
 
 
 def uniform(scale: float = 1e-2, dtype: Any = None, *, name: str = "") -> Init:

@@ -1,0 +1,189 @@
+"""The CUDA source of all kernels as one text: constants rendered from Python, then the files in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initium.kernels import constants, parameters
+
+__all__ = [
+    "ENTRIES",
+    "FILES",
+    "GROUPS",
+    "ITEM_BYTES",
+    "ROUND",
+    "ROUNDED",
+    "THREADS",
+    "entry",
+    "itemsize",
+    "join",
+    "number_tiles",
+    "options",
+    "prelude",
+    "round_keys",
+    "source",
+]
+
+FILES: Final = (
+    "device.cuh",
+    "philox.cuh",
+    "uniform.cuh",
+    "quantile.cuh",
+    "normal.cuh",
+    "convert.cuh",
+    "fill.cuh",
+    "fill.cu",
+)
+_OPTIONS: Final = ("-std=c++17", "-fmad=false")
+#: Beside the kinds, there are kernels for rounding float32 values that were made elsewhere.
+ROUND: Final = "round"
+ROUNDED: Final = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
+#: Threads of a group (a CUDA block; Philox has blocks too).
+THREADS: Final = 256
+#: Groups that one multiprocessor holds at once, by kind: as many as the registers allow without spills.
+GROUPS: Final = {
+    constants.CONSTANT: 4,
+    constants.UNIFORM: 4,
+    constants.NORMAL: 3,
+    constants.CENTRAL_NORMAL: 4,
+    constants.BOUNDED_NORMAL: 2,
+    ROUND: 4,
+}
+
+#: What one thread draws and stores at once.
+ITEM_BYTES: Final = 16
+
+_ITEMSIZES = {
+    **{"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1},
+    **{"bits8": 1, "bits16": 2, "bits32": 4, "bits64": 8},
+}
+_SINGLE = (constants.NORMAL, constants.CENTRAL_NORMAL)
+#: All (kind, output) that there are kernels for.
+ENTRIES: Final = tuple(
+    (kind, output)
+    for kind in constants.KINDS
+    for output in _ITEMSIZES
+    if (kind == constants.CONSTANT) == output.startswith("bits")
+    and not (kind in _SINGLE and output == "float64")
+)
+
+_WORDS = ("<u4", (constants.PHILOX_ROUNDS,))
+_ROUND_KEYS = np.dtype([("low", *_WORDS), ("high", *_WORDS)])
+_C_TYPES = {
+    "u1": "unsigned char",
+    "u2": "unsigned short",
+    "u4": "unsigned int",
+    "u8": "unsigned long long",
+    "i8": "long long",
+}
+
+
+def _literal(value: float, real: str) -> str:
+    return f"{value.hex()}{'f' if real == 'float' else ''}"
+
+
+def _constant(name: str, value: Any) -> str:
+    if isinstance(value, int):
+        return f"#define {name} {value}{'u' if value > 0x7FFFFFFF else ''}"
+    real = "float" if "32" in name else "double"
+    if isinstance(value, float):
+        return f"static constexpr {real} {name} = {_literal(value, real)};"
+    numbers = ", ".join(_literal(v, real) for v in value)
+    return f"static __device__ constexpr {real} {name}[] = {{{numbers}}};"
+
+
+def _job() -> str:
+    names = {"<u8": "uint64", "<i8": "int64", "<f8": "double"}
+    lines, fields = [], constants.JOB.fields
+    assert fields is not None
+    for name, (dtype, *_) in fields.items():
+        length = f"[{dtype.shape[0]}]" if dtype.shape else ""
+        lines.append(f"  {names[dtype.base.str]} {name}{length};")
+    checks = [f"static_assert(sizeof(Job) == {constants.JOB.itemsize});"]
+    return "\n".join(("struct Job {", *lines, "};", *checks))
+
+
+@cache
+def prelude() -> str:
+    """Return the constants of `initium.kernels`, and the struct `Job`, as CUDA C++."""
+    types = [f"typedef {_C_TYPES[code]} {'u' * (code[0] == 'u')}int{8 * int(code[1:])};" for code in _C_TYPES]
+    wanted = [
+        (name, value)
+        for name, value in vars(constants).items()
+        if name.isupper() and isinstance(value, (int, float, tuple)) and name != "KINDS" and name != "TILE"
+    ]
+    wanted += [(name, value) for name, value in vars(parameters).items() if name.isupper()]
+    wanted += [("THREADS", THREADS), *((f"GROUPS_{kind}", groups) for kind, groups in GROUPS.items())]
+    return "\n".join((*types, *(_constant(name, value) for name, value in wanted), _job(), ""))
+
+
+@cache
+def source() -> str:
+    """Return the whole source."""
+    folder = files("initium.kernels.cuda")
+    parts = {"prelude": prelude(), **{name: (folder / name).read_text("utf-8") for name in FILES}}
+    return join(parts)
+
+
+def join(parts: Mapping[str, str]) -> str:
+    """Return texts as one, such that compilers name the lines of each by its own name and number."""
+    return "".join(f'#line 1 "{name}"\n{text}' for name, text in parts.items())
+
+
+def entry(kind: str, output: str) -> str:
+    """Return the name of the kernel for a kind and an output."""
+    return f"fill_{kind}_{output}"
+
+
+def itemsize(output: str) -> int:
+    """Return the bytes of one value of an output."""
+    return _ITEMSIZES[output]
+
+
+def options(kind: str, output: str) -> tuple[str, ...]:
+    """Return what NVRTC is told, to compile this kernel alone.
+
+    CuPy appends ``-ftz=true``, which no operation of the source obeys.
+    """
+    point = f"ROUND({output})" if kind == ROUND else f"ENTRY({kind},{output})"
+    return (*_OPTIONS, f"-DENTRY_POINT={point}")
+
+
+def round_keys(seed: int) -> NDArray[np.void]:
+    """Return Philox' keys of all rounds as an array of one struct `RoundKeys`, which CuPy passes by value."""
+    rounds = np.arange(constants.PHILOX_ROUNDS, dtype=np.uint64)
+    low = np.uint64(seed & 0xFFFFFFFF) + rounds * np.uint64(constants.PHILOX_W0)
+    high = np.uint64(seed >> 32) + rounds * np.uint64(constants.PHILOX_W1)
+    return np.concatenate([low, high]).astype(np.uint32).view(_ROUND_KEYS)
+
+
+def number_tiles(rows: NDArray[np.void], output: str) -> tuple[NDArray[np.void], int]:
+    """Return a job table whose tiles are those of the GPU, and how many there are.
+
+    Parameters
+    ----------
+    rows
+        Rows of `constants.JOB`, of one kind and output.
+    output
+        Their output.
+
+    Returns
+    -------
+    (ndarray of constants.JOB, int)
+        The rows with their ``tile`` counted in `THREADS` items of `ITEM_BYTES` bytes.
+    """
+    values = ITEM_BYTES // itemsize(output)
+    table = rows.copy()
+    extent, steps = table["extent"], table["index_step"][:, :-1]
+    alike = (np.bitwise_or.reduce(steps, axis=1) % values) == 0
+    phase = np.where(alike, (table["start"] % np.uint64(values)).astype(np.int64), values - 1)
+    row_items = (phase + extent[:, -1] + values - 1) // values
+    tiles = -(-(np.prod(extent[:, :-1], axis=1) * row_items) // THREADS)
+    table["tile"] = np.cumsum(tiles) - tiles
+    return table, int(tiles.sum())
