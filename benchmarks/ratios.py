@@ -38,7 +38,11 @@ Row = dict[str, Any]
 
 
 def seconds(run: Run) -> float:
-    """Time one run."""
+    """Time one run, right after one that is not timed.
+
+    Warm memory means just that: systems that reclaim idle pages take a buffer back while a slow peer runs.
+    """
+    run()
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -46,8 +50,6 @@ def seconds(run: Run) -> float:
 
 def in_turns(ours: Run, peer: Run, rounds: int) -> tuple[float, float, float]:
     """Return the median seconds of both, and the median of the ratios peer / ours, run by run."""
-    ours()
-    peer()
     pairs = [(seconds(ours), seconds(peer)) for _ in range(rounds)]
     a, b = zip(*pairs, strict=True)
     return statistics.median(a), statistics.median(b), statistics.median(y / x for x, y in pairs)

@@ -31,15 +31,28 @@ def _cpu(data: dict[str, Any]) -> str:
 
 
 def _matrix(data: dict[str, Any]) -> str:
-    """Make the table of op x dtype x size of a pytest-benchmark file."""
-    lines = ["| benchmark | M values/s (median) |", "| --- | --- |"]
-    for entry in sorted(data["benchmarks"], key=lambda b: b["name"]):
-        rate = entry["extra_info"]["values_per_second"] / 1e6
-        lines.append(f"| {entry['name'].removeprefix('test_')} | {rate:.0f} |")
+    """Make the table of op x dtype, sizes side by side, from the JSON of ``test_fill.py``."""
+    cells: dict[tuple[str, str, str], dict[str, float]] = {}
+    for name, rate in data["values_per_second"].items():
+        match = re.fullmatch(r"test_(\w+?)_(warm|fresh)\[(.*)\]", name)
+        assert match is not None, name
+        *row, size = [*match[3].split("-"), "64Mi"][: 3 if match[3].count("-") == 2 else None]
+        op, dtype = row if len(row) == 2 else (row[0], "float32")
+        cells.setdefault((op, dtype, f"{match[1]}, {match[2]}"), {})[size] = rate / 1e6
+    lines = ["| op | dtype | library, memory | 64 Ki | 1 Mi | 64 Mi |", "| --- | --- | --- | --- | --- | --- |"]
+    for (op, dtype, library), rates in sorted(cells.items()):
+        sizes = (f"{rates[size]:.0f}" if size in rates else "" for size in ("64Ki", "1Mi", "64Mi"))
+        lines.append(f"| {op} | {dtype} | {library} | {' | '.join(sizes)} |")
     return "\n".join(lines)
 
 
-RENDERERS = {"cpu": _cpu, "matrix": _matrix, "gpu": gpu.render, "instructions": gpu.render_instructions}
+RENDERERS = {
+    "cpu": _cpu,
+    "orthogonal": _cpu,
+    "matrix": _matrix,
+    "gpu": gpu.render,
+    "instructions": gpu.render_instructions,
+}
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
-import io as textio
 import importlib.util
+import io as textio
 import json
 import os
 import re
