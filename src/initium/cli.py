@@ -69,6 +69,8 @@ def _one_line_errors() -> Iterator[None]:
         yield
     except _HELP_WITHOUT_ARGUMENTS:
         raise
+    except (click.exceptions.Exit, click.Abort):
+        raise  # both are RuntimeErrors by which click leaves
     except click.UsageError as error:
         raise _UsageError(" ".join(error.format_message().split())) from error
     except OSError as error:

@@ -165,7 +165,8 @@ def mark_as_written(destinations: Iterable[Destination]) -> None:
 
     Autograd relies on them to notice that a tensor which it has saved is no longer the same.
     """
-    tensors = [owner for *_, owner in destinations if hasattr(owner, "data_ptr")]
+    owners = (destination.owner for destination in destinations)
+    tensors = [owner for owner in owners if hasattr(owner, "data_ptr")]
     counted = [tensor for tensor in tensors if not tensor.is_inference()]  # the others have no counter
     if counted:
         import torch

@@ -144,7 +144,7 @@ def _placed(array: Any, sharding: Any) -> jax.Array:
     return jax.device_put(array, sharding)
 
 
-# --- without randomness: JAX's own arrays, of any of its dtypes ----------------------------------------------
+# --- without randomness: JAX's own arrays, of any of its dtypes ---------------------------------------------
 
 
 def zeros(key: Any, shape: Any, dtype: Any = None, out_sharding: Any = None) -> jax.Array:
@@ -161,7 +161,7 @@ def constant(value: Any, dtype: Any = None) -> Init:
     """Return an initializer of `value`, a number or an array that broadcasts to the shape."""
 
     def init(key: Any, shape: Any, dtype: Any = dtype, out_sharding: Any = None) -> jax.Array:
-        filled = jnp.full(check_shape(shape), value, _dtype(dtype))
+        filled = jnp.full(check_shape(shape), jnp.asarray(value), _dtype(dtype))
         return filled if out_sharding is None else _placed(filled, out_sharding)
 
     return init
