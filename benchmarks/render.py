@@ -36,10 +36,9 @@ def _matrix(data: dict[str, Any]) -> str:
     for name, rate in data["values_per_second"].items():
         match = re.fullmatch(r"test_(\w+?)_(warm|fresh)\[(.*)\]", name)
         assert match is not None, name
-        *row, size = [*match[3].split("-"), "64Mi"][: 3 if match[3].count("-") == 2 else None]
-        op, dtype = row if len(row) == 2 else (row[0], "float32")
+        op, dtype, size = match[3].split("-") if "-" in match[3] else (match[3], "float32", "64Mi")
         cells.setdefault((op, dtype, f"{match[1]}, {match[2]}"), {})[size] = rate / 1e6
-    lines = ["| op | dtype | library, memory | 64 Ki | 1 Mi | 64 Mi |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| op | dtype | library, memory | 64 Ki | 1 Mi | 64 Mi |", "|" + " --- |" * 6]
     for (op, dtype, library), rates in sorted(cells.items()):
         sizes = (f"{rates[size]:.0f}" if size in rates else "" for size in ("64Ki", "1Mi", "64Mi"))
         lines.append(f"| {op} | {dtype} | {library} | {' | '.join(sizes)} |")

@@ -23,10 +23,10 @@ from initium.kernels.cpu.lanes import (
 __all__ = ["convert"]
 
 
-def convert(dtype: Any, x: Any, scale: Any) -> Any:
+def convert(dtype: Any, x: Any, grain: Any) -> Any:
     """Return `x` in the bits of the dtype whose `Tag` is given; `x` must be within its range.
 
-    `scale` is the factor of the fma that made `x`, or 0 where it is not known.
+    `grain` times 2**-24 divides each `x` that is not zero; it is 0 where nothing of the kind is known.
     """
     raise NotImplementedError
 
@@ -74,31 +74,31 @@ def _integer_bfloat16(x: Any) -> Any:
     return high_half(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
 
 
-# A draw is at least 2**-33, or exactly 2**-24 times an odd number, before the fma, with 24 bits: no sum
-# of its product by such a scale and an offset is subnormal.
-_SAFE_SCALE = np.float32(2.0**-48)
+# From this grain on no float32 is subnormal. A product of draw and scale is a multiple of 2**-124 and at
+# least 2**-100; an offset with bits below 2**-126 is smaller than 2**-102 and cannot cancel it.
+_SAFE_GRAIN = np.float32(2.0**-100)
 
 
 @inline
-def _hardware_or_integer_bfloat16(x: Any, scale: Any) -> Any:
-    if abs(scale) >= _SAFE_SCALE:
+def _hardware_or_integer_bfloat16(x: Any, grain: Any) -> Any:
+    if abs(grain) >= _SAFE_GRAIN:
         return hardware_bfloat16(x)
     return _integer_bfloat16(x)
 
 
 @chosen_by_tag(convert)
-def _convert(dtype: Any, x: Any, scale: Any) -> Any:
+def _convert(dtype: Any, x: Any, grain: Any) -> Any:
     if not isinstance(dtype, TagType):
         return None
     return _CONVERSIONS[dtype.label]
 
 
 _CONVERSIONS: dict[str, Any] = {
-    "float32": lambda dtype, x, scale: x,
-    "bfloat16": lambda dtype, x, scale: _integer_bfloat16(x),
-    "float16": lambda dtype, x, scale: low_half(_float16(x)),
-    "float8_e4m3fn": lambda dtype, x, scale: low_byte(_float8_e4m3fn(x)),
-    "float8_e5m2": lambda dtype, x, scale: low_byte(_float8_e5m2(x)),
+    "float32": lambda dtype, x, grain: x,
+    "bfloat16": lambda dtype, x, grain: _integer_bfloat16(x),
+    "float16": lambda dtype, x, grain: low_half(_float16(x)),
+    "float8_e4m3fn": lambda dtype, x, grain: low_byte(_float8_e4m3fn(x)),
+    "float8_e5m2": lambda dtype, x, grain: low_byte(_float8_e5m2(x)),
 }
 if "+avx512bf16" in FEATURES and LANES >= 32:
-    _CONVERSIONS["bfloat16"] = lambda dtype, x, scale: _hardware_or_integer_bfloat16(x, scale)
+    _CONVERSIONS["bfloat16"] = lambda dtype, x, grain: _hardware_or_integer_bfloat16(x, grain)

@@ -52,14 +52,14 @@ def _clamp(x: Any, low: Any, high: Any) -> Any:
 
 
 @inline
-def _round_clamped(output: Any, x: Any, p: Any) -> Any:
+def _round_clamped(output: Any, x: Any, p: Any, step: Any) -> Any:
     # Branches per group of values, always taken alike: clamping costs a tenth of a bfloat16 draw.
     if p[_LOW] == -p[_HIGH]:
         if p[_HIGH] < np.inf:
             x = clamp_magnitude(x, p[_HIGH])
     else:
         x = _clamp(x, p[_LOW], p[_HIGH])
-    return convert(output, x, p[_SCALE])
+    return convert(output, x, p[_SCALE] * step)
 
 
 def _round_bounded(output: Any, x: Any, p: Any) -> Any:
@@ -74,14 +74,24 @@ def _choose_round_bounded(output: Any, x: Any, p: Any) -> Any:
     return lambda output, x, p: convert(output, to_float32(_clamp(x, p[_LOW], p[_HIGH])), np.float32(0))
 
 
-def _sampler32(sample: Callable[..., Any], output: str, lanes: int) -> Callable[..., Any]:
+# Each sampler of float32, and a power of two that divides all that it draws, before scale and offset.
+_SAMPLERS = {
+    constants.UNIFORM: (uniform32, np.float32(2.0**7)),
+    # At least 2**-33, with 24 bits.
+    constants.NORMAL: (normal32, np.float32(2.0**-56)),
+    constants.CENTRAL_NORMAL: (central_normal32, np.float32(2.0**-56)),
+}
+
+
+def _sampler32(kind: str, output: str, lanes: int) -> Callable[..., Any]:
+    sample, step = _SAMPLERS[kind]
     if output == "float32":
         # The planner has shown that scale and offset keep float32 inside its interval.
         return lambda kind, output, block, stream, key, split, p: sample(
             philox_words(block, lanes, stream, key), p
         )
     return lambda kind, output, block, stream, key, split, p: _round_clamped(
-        output, sample(philox_words(block, lanes, stream, key), p), p
+        output, sample(philox_words(block, lanes, stream, key), p), p, step
     )
 
 
@@ -108,12 +118,7 @@ def _choose_draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, spli
             bounded_normal64(output, philox_words(block, lanes, stream, key), split, p),
             p,
         )
-    samplers = {
-        constants.UNIFORM: uniform32,
-        constants.NORMAL: normal32,
-        constants.CENTRAL_NORMAL: central_normal32,
-    }
-    return _sampler32(samplers[kind.label], output.label, lanes)
+    return _sampler32(kind.label, output.label, lanes)
 
 
 def _layout(kind: Any, output: Any) -> Any:
