@@ -89,12 +89,16 @@ def elementwise(rounds: int) -> list[Row]:
         def ours(initializer: ini.Initializer = initializer) -> Any:
             return ini.initialize(initializer, N, seed=1, out=out)
 
+        def past_caches() -> Any:
+            return ini.initialize(ini.ones(), N, seed=1, out=out)
+
         def narrow(initializer: ini.Initializer = initializer) -> Any:
             return ini.initialize(initializer, N, seed=1, out=half)
 
         rows += [
             compare(f"{name}: times torch", goal, ours, peer, N, N, peer_rounds),
             compare(f"{name}: of a fill", of_fill[name], ours, lambda: tensor.fill_(1.0), N, N, rounds),
+            compare(f"{name}: of a fill past the caches", "", ours, past_caches, N, N, rounds),
             compare(f"{name}: bfloat16 over float32", ">= 1", narrow, ours, N, N, rounds),
         ]
     peers: dict[str, Run] = {
@@ -128,7 +132,7 @@ def many_tensors(rounds: int) -> list[Row]:
         ),
         compare(
             whole,
-            "",
+            "<= 3 times the time",
             lambda: ini.init_model(one, rules, seed=1),
             lambda: ini.init_model(many, rules, seed=1),
             values,

@@ -25,8 +25,9 @@ def _cpu(data: dict[str, Any]) -> str:
         if "seconds" in row:
             lines.append(f"| {row['claim']} | {row['goal']} | {row['seconds']:.2f} s | | |")
         else:
-            ours, peer = (row[key] / 1e6 for key in ("ours_values_per_s", "peer_values_per_s"))
-            lines.append(f"| {row['claim']} | {row['goal']} | {row['ratio']:.2f} | {ours:.0f} | {peer:.0f} |")
+            rates = (row[key] / 1e6 for key in ("ours_values_per_s", "peer_values_per_s"))
+            ours, peer = (f"{rate:.0f}" if rate >= 1 else "" for rate in rates)
+            lines.append(f"| {row['claim']} | {row['goal']} | {row['ratio']:.2f} | {ours} | {peer} |")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
+from cuda_tools import missing
 
 from initium.backends import Backend
 from initium.kernels.cuda import source
@@ -36,7 +36,7 @@ def library(*change):
     """Compile and load the kernels, as they are or with a change (see `text`)."""
     compiler = shutil.which("g++")
     if compiler is None:
-        pytest.skip("g++ is not installed: the CUDA source cannot run on the CPU")
+        missing("g++ is not installed: the CUDA source cannot run on the CPU")
     with tempfile.TemporaryDirectory() as folder:
         code, target = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
         code.write_text(text(*change), "utf-8")

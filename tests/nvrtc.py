@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
 import sass
+from cuda_tools import missing
 
 from initium.kernels import constants
 from initium.kernels.cuda import source
@@ -24,12 +24,15 @@ CUPY_FLAGS = ("-ftz=true", "--device-as-default-execution-space")
 @cache
 def _nvrtc():
     if not sys.platform.startswith("linux"):
-        pytest.skip("NVRTC's wheel is tested on Linux only")
-    bindings = pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed: no NVRTC")
+        missing("NVRTC's wheel is tested on Linux only")
+    try:
+        from cuda.bindings import nvrtc as bindings
+    except ImportError as error:
+        missing(f"cuda-bindings is not installed, no NVRTC: {error}")
     try:
         bindings.nvrtcVersion()
     except RuntimeError as error:  # the wheel nvidia-cuda-nvrtc is missing
-        pytest.skip(f"NVRTC is not installed: {error}")
+        missing(f"NVRTC is not installed: {error}")
     return bindings
 
 
@@ -49,7 +52,7 @@ def disassembler():
     found = [name.locate() for name in names if name.name in ("nvdisasm", "nvdisasm.exe")]
     path = found[0] if found else shutil.which("nvdisasm")
     if path is None:
-        pytest.skip("nvdisasm is not installed: the machine code cannot be read")
+        missing("nvdisasm is not installed: the machine code cannot be read")
     return path
 
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from initium import dtypes
 from initium.architectures import (
@@ -197,6 +198,19 @@ def test_from_checkpoint(tmp_path):
     architecture = from_checkpoint(written.files[0])
     assert (architecture.family, architecture.depth, architecture.width) == ("gpt2", 5, 4)
     assert architecture.config == config
+
+
+@pytest.mark.parametrize("config", [None, {"model_type": "resnet"}])
+def test_from_checkpoint_leaves_integer_buffers_out(config, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    model.register_buffer("mask", torch.ones(2, dtype=torch.bool))
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    if config is not None:
+        save_config(tmp_path, config)
+    architecture = from_checkpoint(tmp_path / "w.safetensors")
+    left_out = {"1.num_batches_tracked", "mask"}
+    assert set(architecture.left_out) == left_out
+    assert {tensor.name for tensor in architecture.tensors} == set(model.state_dict()) - left_out
 
 
 def test_layouts_of_a_gpt2_checkpoint(tmp_path):

@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import initium
 from initium import cli, dtypes
@@ -234,6 +234,18 @@ def test_plan_tells_what_is_skipped(tmp_path, checkpoint):
     output = run("plan", checkpoint, "--recipe", tmp_path / "r.toml").stdout
     assert re.search(r"h\.0\.ln_1\.weight .* /\^h/ .* skip ", output)
     assert output.endswith("not written: 24 tensors that the recipe skips\n")
+
+
+def test_integer_buffers_of_a_checkpoint_are_told(tmp_path):
+    given, out = tmp_path / "given.safetensors", tmp_path / "out.safetensors"
+    norm = torch.nn.BatchNorm1d(4).state_dict()
+    save_file(norm, given)
+    recipe = tmp_path / "r.toml"
+    recipe.write_text("[[rules]]\nmatch = '*'\ninit = 'ones'\n")
+    told = "not written: 1 integer buffer, such as num_batches_tracked\n"
+    assert run("plan", given, "--recipe", recipe).stdout.endswith(told)
+    assert run("init", given, "-o", out, "--recipe", recipe).stdout.endswith(told)
+    assert set(load_file(out)) == set(norm) - {"num_batches_tracked"}
 
 
 @pytest.mark.parametrize(

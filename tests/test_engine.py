@@ -768,3 +768,92 @@ def test_torch_modules_on_the_meta_device_have_no_memory():
 def test_torch_tensors_of_unknown_dtypes(value):
     with pytest.raises(ValueError, match=r"params\['w'\]"):
         ini.init_model({"w": value}, ini.Normal(), seed=1)
+
+
+# --- torch tensors that hold no plain values ----------------------------------------------------------------
+
+
+def freed():
+    tensor = torch.zeros(1000)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+def shortened():
+    tensor = torch.zeros(1000)
+    tensor.untyped_storage().resize_(400)
+    return tensor
+
+
+def fake():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        return torch.empty(1000)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (freed, "no memory of its own|has been freed"),
+        (shortened, "has been freed or cut to 400 bytes"),
+        (fake, "no memory of its own"),
+        (lambda: torch.zeros(3, 4).to_sparse(), r"layout is torch\.sparse_coo; expected torch\.strided"),
+        (lambda: torch.zeros(3, dtype=torch.complex64).conj().imag, "negates or conjugates"),
+        (lambda: torch.zeros(3, device="meta"), "on device meta"),
+    ],
+)
+def test_tensors_without_plain_values_are_refused(make, message):
+    tensor = make()
+    with pytest.raises(ValueError, match=rf"params\['w'\].*({message})"):
+        ini.init_model({"w": tensor}, ini.ones(), seed=1)
+
+
+def test_a_freed_tensor_of_no_elements_is_nothing_to_fill():
+    ini.init_model({"w": torch.empty(0, 3)}, ini.ones(), seed=1)
+
+
+# --- a device that is asked for beside an array -------------------------------------------------------------
+
+
+def test_a_device_is_never_ignored():
+    out = np.full(3, 7, np.float32)
+    assert ini.uniform(3, seed=1, out=out, device="cpu") is out
+    kept = out.copy()
+    with pytest.raises(ValueError, match="device='nonsense' is unknown"):
+        ini.uniform(3, seed=1, out=out, device="nonsense")
+    with pytest.raises((ValueError, ImportError, RuntimeError), match="cuda"):
+        ini.uniform(3, seed=1, out=out, device="cuda")
+    with pytest.raises((ValueError, ImportError, RuntimeError), match="cuda"):
+        ini.init_model({"w": out}, ini.ones(), seed=1, device="cuda")
+    assert same_bits(out, kept)
+
+
+# --- the pool -----------------------------------------------------------------------------------------------
+
+
+def test_a_call_does_not_wait_for_workers_that_never_started():
+    release = threading.Event()
+    busy = numba_backend._pool.start(release.wait, max(2, numba_backend._pool._size))
+    try:
+        expected = ini.uniform(10**6, seed=1, threads=1)
+        assert same_bits(ini.uniform(10**6, seed=1, threads=3), expected)  # returns while the pool is taken
+        assert not any(worker.done() for worker in busy)
+    finally:
+        release.set()
+
+
+# --- what Numba is told to compile for ----------------------------------------------------------------------
+
+
+def test_without_avx_the_bits_are_the_same(tmp_path):
+    code = (
+        "import initium as ini, sys; from initium.kernels.cpu import jit;"
+        "sys.stdout.write(ini.truncated_normal(999, seed=5, dtype='bfloat16').view('u2').tobytes().hex());"
+        "assert not any('avx' in f for f in jit.FEATURES if f[0] == '+')"
+    )
+    environment = {**os.environ, "NUMBA_ENABLE_AVX": "0", "INITIUM_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    expected = ini.truncated_normal(999, seed=5, dtype="bfloat16").view("u2").tobytes().hex()
+    assert run.stdout == expected

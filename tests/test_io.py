@@ -1,4 +1,5 @@
 import errno
+import itertools
 import json
 import os
 import signal
@@ -680,8 +681,8 @@ GOOD = {"a": entry("F32", [2], 0, 8)}
         (packed({"a": entry("F32", [1 << 62, 1 << 62], 0, 8)}, b"\0" * 8), "overflow"),
         (packed({"a": entry("F32", [-2], 0, 8)}, b"\0" * 8), "-2"),
         (packed({"a": entry("F31", [2], 0, 8)}, b"\0" * 8), "F31"),
-        (packed({"a": entry("I64", [1], 0, 8)}, b"\0" * 8), "tensor 'a'.*I64.*float32, float64, bfloat16"),
-        (packed({"a": entry("BOOL", [8], 0, 8)}, b"\0" * 8), "tensor 'a'.*BOOL"),
+        (packed({"a": entry("C64", [1], 0, 8)}, b"\0" * 8), "tensor 'a'.*C64.*float32, float64, bfloat16"),
+        (packed({"a": entry("F8_E8M0", [8], 0, 8)}, b"\0" * 8), "tensor 'a'.*F8_E8M0"),
         (packed({"__metadata__": {"a": 1}, **GOOD}, b"\0" * 8), "expected a string"),
     ],
 )
@@ -690,6 +691,25 @@ def test_bad_headers(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=f"bad.safetensors: .*{message}"):
         read_checkpoint(path)
+
+
+def test_integers_and_booleans_are_left_out(tmp_path):
+    sizes = {"BOOL": 1, "I8": 1, "U8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
+    ends = list(itertools.accumulate(sizes.values(), initial=8))
+    others = {d: entry(d, [], *place) for d, place in zip(sizes, itertools.pairwise(ends), strict=True)}
+    shard = tmp_path / "m-1.safetensors"
+    shard.write_bytes(packed({**GOOD, **others}, bytes(ends[-1])))
+    (tmp_path / "m-2.safetensors").write_bytes(packed({"n": entry("I64", [1], 0, 8)}, bytes(8)))
+    kept = (TensorSpec("a", (2,), "float32"),)
+    found = read_checkpoint(shard)
+    assert (found.tensors, found.left_out) == (kept, tuple(sizes))
+
+    # What an index does not name belongs to no model, so that it is not listed either.
+    index = tmp_path / "m.safetensors.index.json"
+    places = {"a": shard.name, "I64": shard.name, "BOOL": shard.name, "n": "m-2.safetensors"}
+    index.write_text(json.dumps({"weight_map": places}))
+    found = read_checkpoint(index)
+    assert (found.tensors, found.left_out) == (kept, ("BOOL", "I64", "n"))
 
 
 @pytest.mark.parametrize(

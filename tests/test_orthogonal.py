@@ -2,8 +2,12 @@
 
 import itertools
 import os
+import subprocess
+import sys
 import threading
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -173,6 +177,110 @@ def test_an_error_in_a_thread_reaches_the_caller(monkeypatch):
     monkeypatch.setattr(driver.kernel, "panel", broken)
     with pytest.raises(MemoryError, match="no panel"):
         draw((600, 600))
+
+
+def test_no_thread_works_on_after_an_error():
+    role, all_started = threading.local(), threading.Barrier(3)
+    call_is_over, was_over = threading.Event(), []
+
+    def task():
+        all_started.wait(30)
+        if getattr(role, "number", None) != 1:  # the calling thread and the first of the others
+            raise MemoryError("no block")
+        was_over.append(call_is_over.wait(0.5))
+
+    def in_role(number, work):
+        role.number = number
+        work()
+
+    with ThreadPoolExecutor(2) as pool:
+        crew = driver._Crew(3, lambda work, n: [pool.submit(in_role, i, work) for i in range(n)], None)
+        with pytest.raises(MemoryError, match="no block"):
+            crew.together([(task, 0.0)] * 3)
+        call_is_over.set()
+    assert was_over == [False]
+
+
+def test_no_task_starts_after_an_interrupt_between_tasks():
+    begun, reported = [], threading.Event()
+
+    def task():
+        begun.append(1)
+        if threading.current_thread() is not threading.main_thread():
+            reported.wait(30)
+            time.sleep(0.01)
+
+    def progress(done):
+        reported.set()
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(1) as pool:
+        crew = driver._Crew(2, lambda work, n: [pool.submit(work) for _ in range(n)], progress)
+        with pytest.raises(KeyboardInterrupt):
+            crew.together([(task, 1.0)] * 100)
+        count = len(begun)
+        assert count < 100
+    assert len(begun) == count
+
+
+def test_threads_that_are_busy_elsewhere_are_not_waited_for():
+    free, made = threading.Event(), []
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(free.wait, 10)
+        crew = driver._Crew(2, lambda work, n: [pool.submit(work) for _ in range(n)], None)
+        crew.together([(lambda: made.append(1), 0.0)] * 2)
+        free.set()
+        assert elsewhere.result()
+    assert made == [1, 1]
+
+
+FORK_WITHIN_A_LIMIT = """
+import os, signal, threading
+import numpy
+from threadpoolctl import threadpool_info, threadpool_limits
+from initium.backends import orthogonal as driver
+
+def blas():
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+def hold():
+    with driver._blas_lock:
+        held.set()
+        forked.wait()
+
+threadpool_limits(2, user_api="blas")
+before = blas()
+held, forked = threading.Event(), threading.Event()
+with driver._blas_threads(1):
+    assert blas() == [1] * len(before)
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    child = os.fork()
+    if child:
+        forked.set()
+        holder.join()
+        assert blas() == [1] * len(before) and driver._blas_limits == [1]
+    else:
+        signal.alarm(30)  # ends a child that waits for a lock of its parent
+        assert blas() == before and driver._blas_limits == [], (blas(), driver._blas_limits)
+        with driver._blas_threads(1):
+            assert blas() == [1] * len(before)
+        assert blas() == before
+assert blas() == before and driver._blas_limits == []
+if child:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+else:
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_has_no_limit_of_its_parent():
+    ran = subprocess.run(
+        [sys.executable, "-c", FORK_WITHIN_A_LIMIT], capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 # --- slices -------------------------------------------------------------------------------------------------

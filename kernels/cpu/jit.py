@@ -22,6 +22,7 @@ import numba
 import numpy as np
 from numba.core import types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import NativeValue, models, overload, register_model, typeof_impl, unbox
 
 __all__ = ["FEATURES", "LANES", "Tag", "TagType", "chosen_by_tag", "inline", "parallel_entry"]
@@ -40,9 +41,8 @@ def chosen_by_tag(function: Callable[..., Any]) -> Callable[..., Any]:
 def _features() -> frozenset[str]:
     """Return the vector extensions that kernels are compiled for, as LLVM names them (``"+avx2"``)."""
     chosen = numba.config.CPU_FEATURES
-    if chosen is not None:
-        return frozenset(chosen.split(","))
-    return frozenset(f"+{name}" for name, on in llvmlite.binding.get_host_cpu_features().items() if on)
+    # Numba's own choice, which honours NUMBA_ENABLE_AVX.
+    return frozenset((chosen if chosen is not None else get_host_cpu_features()).split(","))
 
 
 FEATURES = _features()

@@ -81,6 +81,10 @@ def _scalar(element: types.Type) -> ir.Type:
     return ir.IntType(element.bitwidth)  # type: ignore[attr-defined]
 
 
+def _scalar_bytes(element: types.Type) -> int:
+    return int(element.bitwidth) // 8  # type: ignore[attr-defined]
+
+
 def _vector(lanes: Lanes) -> ir.VectorType:
     return ir.VectorType(_scalar(lanes.element), lanes.width)
 
@@ -482,7 +486,8 @@ def _store(typingctx: Any, address: Any, a: Any, past_caches: bool) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         where = context.cast(builder, args[0], sig.args[0], types.uintp)
         pointer = builder.inttoptr(where, _vector(a).as_pointer())
-        instruction = builder.store(args[1], pointer, align=64 if past_caches else 1)
+        size = a.width * _scalar_bytes(a.element)
+        instruction = builder.store(args[1], pointer, align=min(64, size) if past_caches else 1)
         if past_caches:
             instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_WORD, 1)]))
         return context.get_dummy_value()
@@ -498,7 +503,9 @@ def store(typingctx: Any, address: Any, a: Any) -> Any:
 
 @intrinsic
 def store_past_caches(typingctx: Any, address: Any, a: Any) -> Any:
-    """Write the lanes to consecutive memory at `address`, a multiple of 64, with nontemporal stores.
+    """Write the lanes to consecutive memory with nontemporal stores.
+
+    The address is a multiple of 64, or of all bytes of the lanes if these are fewer.
 
     They do not read the memory first, and leave the caches alone; a `fence` makes them visible.
     """

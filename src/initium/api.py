@@ -66,7 +66,7 @@ def initialize(
     seed: int,
     name: str = "",
     dtype: Any = None,
-    device: str = "cpu",
+    device: str | None = None,
     box: Any = None,
     out: Any = None,
     backend: str | None = None,
@@ -87,7 +87,7 @@ def initialize(
     dtype
         One of initium's dtypes; that of `out`, or float32, by default.
     device
-        Where to allocate if `out` is not given: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        Where to allocate, ``"cpu"`` (the default), ``"cuda"`` or ``"cuda:N"``; with `out`, its device.
     box
         Tuple of slices into the global shape; only that part is made.
     out
@@ -121,11 +121,13 @@ def initialize(
     return target.owner
 
 
-def _target(shape: tuple[int, ...], dtype: Any, device: str, out: Any) -> Destination:
+def _target(shape: tuple[int, ...], dtype: Any, device: str | None, out: Any) -> Destination:
     if out is None:
         spec = shape, dtypes.lookup("float32" if dtype is None else dtype)
-        return destination_of(*allocate([spec], check_device(device)))
+        return destination_of(*allocate([spec], check_device("cpu" if device is None else device)))
     target = destination_of(out)
+    if device is not None and check_device(device) != target.device:
+        raise ValueError(f"out is on device {target.device}; expected {device} as device says")
     if target.shape != shape:
         raise ValueError(f"out has shape {target.shape}; expected {shape}")
     wanted: DType = target.dtype if dtype is None else dtypes.lookup(dtype)

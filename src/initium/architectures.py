@@ -51,7 +51,7 @@ class Architecture:
     config
         What a ``config.json`` for transformers holds; None if unknown.
     left_out
-        Tensors that a checkpoint may hold but initium does not fill: integer buffers.
+        Tensors that a checkpoint may hold but initium does not fill: buffers of integers or booleans.
     """
 
     name: str
@@ -370,15 +370,17 @@ def from_checkpoint(path: str | Path) -> Architecture:
     FileNotFoundError
         If the file, or a shard that the index names, does not exist.
     initium.io.CheckpointError
-        If the checkpoint is malformed or holds tensors of dtypes that initium does not write.
+        If the checkpoint is malformed or holds tensors of dtypes that initium does not write, other than
+        integers and booleans.
     """
     from initium.io import read_checkpoint
 
     path = Path(path)
-    tensors = read_checkpoint(path).tensors
+    checkpoint = read_checkpoint(path)
+    tensors, left_out = checkpoint.tensors, checkpoint.left_out
     beside = path.with_name(CONFIG_NAME)
     if not beside.is_file():
-        return Architecture(str(path), "", tensors, depth=_counted_layers(tensors))
+        return Architecture(str(path), "", tensors, depth=_counted_layers(tensors), left_out=left_out)
     config = _read_config(beside)
     return Architecture(
         str(path),
@@ -388,6 +390,7 @@ def from_checkpoint(path: str | Path) -> Architecture:
         width=_first(config, _WIDTH_KEYS),
         layouts=_layouts_by_name(config["model_type"], tensors),
         config=config,
+        left_out=left_out,
     )
 
 

@@ -336,8 +336,9 @@ def _tell(written: io.Written, tensors: Sequence[TensorSpec], task: _Task, seed:
 def _tell_left_out(task: _Task) -> None:
     skipped = sum(assignment.fill is None for assignment in task.assignments)
     parts = [f"{skipped} tensor{'s' if skipped > 1 else ''} that the recipe skips"] if skipped else []
-    if task.model.left_out:
-        parts.append(f"{len(task.model.left_out)} integer buffers, such as {task.model.left_out[0]}")
+    if buffers := task.model.left_out:
+        plural = "s" if len(buffers) > 1 else ""
+        parts.append(f"{len(buffers)} integer buffer{plural}, such as {buffers[0]}")
     if parts:
         click.echo(f"not written: {', '.join(parts)}")
 

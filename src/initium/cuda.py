@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from initium.destinations import Destination, check_layout
+from initium.destinations import Destination, check_layout, torch_destination
 from initium.dtypes import DType
 
 __all__ = [
@@ -121,14 +121,7 @@ def _is_cupy(array: Any) -> bool:
 
 
 def _of_torch(tensor: Any) -> Destination:
-    size = tensor.element_size()
-    shape, steps = tuple(tensor.shape), tuple(step * size for step in tensor.stride())
-    storage = tensor.untyped_storage()
-    reach = 0 if 0 in shape else sum((n - 1) * step for n, step in zip(shape, steps, strict=True)) + size
-    if tensor.storage_offset() * size + reach > storage.nbytes():
-        raise ValueError(f"the tensor's storage has been freed or cut to {storage.nbytes()} bytes")
-    dtype = check_layout(tensor.dtype, shape, steps)
-    return Destination(tensor.data_ptr(), shape, steps, dtype, f"cuda:{tensor.device.index}", tensor)
+    return torch_destination(tensor, f"cuda:{tensor.device.index}")
 
 
 def _of_cupy(view: Any, owner: Any) -> Destination:

@@ -20,6 +20,7 @@ __all__ = [
     "is_array",
     "joined",
     "mark_as_written",
+    "torch_destination",
     "write_host",
 ]
 
@@ -117,10 +118,39 @@ def _of_numpy(array: np.ndarray[Any, Any]) -> Destination:
 def _of_torch(tensor: Any) -> Destination:
     if tensor.device.type != "cpu":
         raise ValueError(f"the tensor is on device {tensor.device}; expected one on the CPU or an NVIDIA GPU")
+    return torch_destination(tensor, "cpu")
+
+
+def torch_destination(tensor: Any, device: str) -> Destination:
+    """Return the destination behind a torch tensor on a device that is known to be `device`.
+
+    Raises
+    ------
+    ValueError
+        If its values are not where its strides say, as they are: a sparse layout, a view that negates or
+        conjugates, a wrapper without memory of its own (DTensor, FakeTensor), or a storage that was freed.
+    """
+    if str(tensor.layout) != "torch.strided":
+        raise ValueError(f"the tensor's layout is {tensor.layout}; expected torch.strided")
+    if tensor.is_neg() or tensor.is_conj():
+        raise ValueError(
+            "the tensor is a view that negates or conjugates; expected one that holds its values"
+        )
     size = tensor.element_size()
     shape, steps = tuple(tensor.shape), tuple(step * size for step in tensor.stride())
     dtype = check_layout(tensor.dtype, shape, steps)
-    return Destination(tensor.data_ptr(), shape, steps, dtype, "cpu", tensor)
+    wraps = hasattr(tensor, "fake_mode") or hasattr(tensor, "to_local")
+    address = 0 if wraps else tensor.data_ptr()
+    if 0 not in shape or wraps:
+        if address == 0:
+            raise ValueError(
+                f"the {type(tensor).__name__} has no memory of its own; expected a plain tensor "
+                "(of a DTensor give to_local(), with box= for its part)"
+            )
+        held = tensor.untyped_storage().nbytes() - tensor.storage_offset() * size
+        if _reach(shape, steps)[1] + size > held:
+            raise ValueError(f"the tensor's storage has been freed or cut to {held} bytes")
+    return Destination(address, shape, steps, dtype, device, tensor)
 
 
 @lru_cache(maxsize=4096)

@@ -104,6 +104,8 @@ def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
         # left counts as claimed, and each thread ends with its tile.
         for table, counter in zip(plan.tables, counters, strict=True):
             counter[0] = max(counter[0], table.tiles)
+        # Who has not started behind other calls is not waited for.
+        others = [other for other in others if not other.cancel()]
         wait(others)
     for other in others:
         other.result()
@@ -111,17 +113,7 @@ def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
 
 def _watch(others: list[Future[None]], done: Callable[[], int], progress: Progress) -> None:
     """Report from the calling thread while the workers draw."""
-    finished = threading.Event()
-    left = [len(others)]
-
-    def count_down(_: Future[None]) -> None:
-        left[0] -= 1
-        if left[0] <= 0:
-            finished.set()
-
-    for other in others:
-        other.add_done_callback(count_down)
-    while not finished.wait(_POLL_SECONDS):
+    while wait(others, _POLL_SECONDS).not_done:
         progress(done())
     progress(done())
 

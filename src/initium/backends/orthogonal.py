@@ -6,10 +6,11 @@ they meet twice for each large matrix instead of at each product, and `threads=`
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
@@ -122,19 +123,34 @@ def _blas_threads(count: int) -> Iterator[None]:
     with _blas_lock:
         if not _blas_limits:
             _blas_before[:] = [(library, library.get_num_threads()) for library in _blas_libraries()]
-        _blas_limits.append(count)
+        limits = _blas_limits  # a child that is forked in here has a list of its own
+        limits.append(count)
         _apply_blas_limits()
     try:
         yield
     finally:
         with _blas_lock:
-            _blas_limits.remove(count)
+            limits.remove(count)
             _apply_blas_limits()
+            if not _blas_limits:
+                _blas_before.clear()
 
 
 def _apply_blas_limits() -> None:
     for library, before in _blas_before:
         library.set_num_threads(min((before, *_blas_limits)))
+
+
+def _reset_blas_after_fork() -> None:
+    """Lift the limits in a child: the threads that set them, or hold the lock, are not there to do it."""
+    global _blas_lock, _blas_limits
+    _blas_lock, _blas_limits = threading.Lock(), []
+    _apply_blas_limits()  # of an idle parent there is nothing to restore
+    _blas_before.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_blas_after_fork)
 
 
 class _Crew:
@@ -146,12 +162,19 @@ class _Crew:
         self._done = 0.0
 
     def together(self, tasks: Sequence[tuple[Callable[[], None], float]]) -> None:
-        """Run tasks, started in order, and return when all are done."""
+        """Run tasks, started in order, and return when all are done.
+
+        After an error or an interrupt no further task starts, and none runs on once the call is over.
+        """
         waiting = iter(tasks)
         caller = threading.get_ident()
 
-        def work() -> None:
+        def start_no_more() -> None:
             nonlocal waiting
+            with self._lock:
+                waiting = iter(())
+
+        def work() -> None:
             while True:
                 with self._lock:
                     task, units = next(waiting, (None, 0.0))
@@ -160,18 +183,22 @@ class _Crew:
                 try:
                     task()
                 except BaseException:
-                    with self._lock:
-                        waiting = iter(())
+                    start_no_more()
                     raise
                 self._count(units, report=threading.get_ident() == caller)
 
         workers = min(self._threads, len(tasks))
-        others = self._spawn(work, workers - 1) if workers > 1 else []
+        others: list[Future[None]] = []
         try:
+            others = self._spawn(work, workers - 1) if workers > 1 else []
             work()
         finally:
-            for other in others:
-                other.result()
+            start_no_more()
+            # `wait` would wait for a cancelled one until a thread takes it off its queue.
+            others = [other for other in others if not other.cancel()]
+            wait(others)
+        for other in others:
+            other.result()
         self._count(0.0)
 
     def _count(self, units: float, report: bool = True) -> None:

@@ -34,6 +34,11 @@ INDEX_SUFFIX = ".safetensors.index.json"
 #: Readers refuse a longer header (safetensors' own limit).
 _HEADER_LIMIT = 100_000_000
 _HEADER_ALIGNMENT = 8
+#: Dtypes of safetensors that no initializer fills: counters, indices and masks.
+_LEFT_OUT_DTYPES = frozenset(("BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"))
+
+#: Shape and safetensors dtype.
+_Entry = tuple[list[int], str]
 
 
 class CheckpointError(ValueError):
@@ -52,11 +57,14 @@ class Checkpoint:
         Of the file or, for shards, of all files, the first one winning.
     files
         The ``.safetensors`` files.
+    left_out
+        Names of the tensors of integers and booleans, which are not among `tensors`.
     """
 
     tensors: tuple[TensorSpec, ...]
     metadata: Mapping[str, str]
     files: tuple[Path, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -74,30 +82,32 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         If the file, or a shard that the index names, does not exist.
     CheckpointError
         If a header or index is malformed or truncated, a shard lacks a tensor that the index places in
-        it, or a tensor has a dtype that initium does not write (integers, for instance).
+        it, or a tensor has a dtype that is neither one that initium writes nor of integers or booleans.
     """
     path = Path(path)
     if not path.name.endswith(".json"):
         tensors, metadata = _read_file(path)
-        return Checkpoint(
-            tuple(_spec(path, name, *entry) for name, entry in tensors.items()), metadata, (path,)
-        )
+        found, left_out = _specs(path, tensors)
+        return Checkpoint(tuple(found), metadata, (path,), tuple(left_out))
 
     shards = _read_index(path)
     specs: list[TensorSpec] = []
+    others: list[str] = []
     merged: dict[str, str] = {}
     for shard, names in shards.items():
         tensors, metadata = _read_file(shard)
         if missing := [name for name in names if name not in tensors]:
             raise CheckpointError(f"{shard}: holds no tensor {missing[0]!r}, which {path} places in it")
         wanted = frozenset(names)
-        specs += [_spec(shard, name, *entry) for name, entry in tensors.items() if name in wanted]
+        found, left_out = _specs(shard, {name: entry for name, entry in tensors.items() if name in wanted})
+        specs += found
+        others += left_out
         merged = metadata | merged
-    return Checkpoint(tuple(specs), merged, tuple(shards))
+    return Checkpoint(tuple(specs), merged, tuple(shards), tuple(others))
 
 
-def _read_file(path: Path) -> tuple[dict[str, tuple[list[int], str]], dict[str, str]]:
-    """Return {name: (shape, safetensors dtype)} in the order of the data, and the metadata."""
+def _read_file(path: Path) -> tuple[dict[str, _Entry], dict[str, str]]:
+    """Return the entries by name, in the order of the data, and the metadata."""
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
     if not path.is_file():
@@ -109,6 +119,13 @@ def _read_file(path: Path) -> tuple[dict[str, tuple[list[int], str]], dict[str, 
             return tensors, file.metadata() or {}
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+
+
+def _specs(path: Path, entries: Mapping[str, _Entry]) -> tuple[list[TensorSpec], list[str]]:
+    """Return the tensors of a file that can be filled, and the names of those of integers or booleans."""
+    left_out = [name for name, (_, dtype) in entries.items() if dtype in _LEFT_OUT_DTYPES]
+    kept = [name for name in entries if entries[name][1] not in _LEFT_OUT_DTYPES]
+    return [_spec(path, name, *entries[name]) for name in kept], left_out
 
 
 def _spec(path: Path, name: str, shape: list[int], dtype: str) -> TensorSpec:
