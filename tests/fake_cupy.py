@@ -224,8 +224,15 @@ class TorchTensor:
         self.shape, self.dtype = host.shape, f"torch.{host.dtype}"
         self.storage = host.nbytes if storage is None else storage
         self.version = 0
+        self.layout = "torch.strided"
 
     def is_inference(self):
+        return False
+
+    def is_neg(self):
+        return False
+
+    def is_conj(self):
         return False
 
     def data_ptr(self):

@@ -69,18 +69,19 @@ def compile_text(code, arch, flags, ptx=False):
     options = [flag.encode() for flag in (*flags, target, *(() if ptx else ("--ptxas-options=-v",)))]
     failed = int(nvrtc.nvrtcCompileProgram(program, len(options), options)[0])
     (size,) = check(nvrtc.nvrtcGetProgramLogSize(program))
-    log = b" " * size
+    # NVRTC writes into these bytes: one alone would be Python's only b" ", shared by all.
+    log = bytes(size + 2)
     check(nvrtc.nvrtcGetProgramLog(program, log))
     if failed:
-        raise RuntimeError(log.decode())
+        raise RuntimeError(log.rstrip(b"\0").decode())
     length, get = (
         (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX) if ptx else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
     )
     (size,) = check(length(program))
-    made = b" " * size
+    made = bytes(size)
     check(get(program, made))
     check(nvrtc.nvrtcDestroyProgram(program))
-    return made, log.decode()
+    return made, log.rstrip(b"\0").decode()
 
 
 def disassemble(cubin):

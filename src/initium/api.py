@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initium import boxes, dtypes, initializers, orthogonality
-from initium.backends import backend_for, check_device
+from initium.backends import backend_for, check_device, is_on
 from initium.checks import check_count, check_seed, check_shape
 from initium.destinations import Destination, allocate, destination_of, mark_as_written
 from initium.dtypes import DType
@@ -126,7 +126,7 @@ def _target(shape: tuple[int, ...], dtype: Any, device: str | None, out: Any) ->
         spec = shape, dtypes.lookup("float32" if dtype is None else dtype)
         return destination_of(*allocate([spec], check_device("cpu" if device is None else device)))
     target = destination_of(out)
-    if device is not None and check_device(device) != target.device:
+    if device is not None and not is_on(device, target.device):
         raise ValueError(f"out is on device {target.device}; expected {device} as device says")
     if target.shape != shape:
         raise ValueError(f"out has shape {target.shape}; expected {shape}")

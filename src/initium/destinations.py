@@ -140,16 +140,16 @@ def torch_destination(tensor: Any, device: str) -> Destination:
     shape, steps = tuple(tensor.shape), tuple(step * size for step in tensor.stride())
     dtype = check_layout(tensor.dtype, shape, steps)
     wraps = hasattr(tensor, "fake_mode") or hasattr(tensor, "to_local")
-    address = 0 if wraps else tensor.data_ptr()
-    if 0 not in shape or wraps:
-        if address == 0:
-            raise ValueError(
-                f"the {type(tensor).__name__} has no memory of its own; expected a plain tensor "
-                "(of a DTensor give to_local(), with box= for its part)"
-            )
+    if not wraps and 0 not in shape:
         held = tensor.untyped_storage().nbytes() - tensor.storage_offset() * size
         if _reach(shape, steps)[1] + size > held:
             raise ValueError(f"the tensor's storage has been freed or cut to {held} bytes")
+    address = 0 if wraps else tensor.data_ptr()
+    if wraps or (address == 0 and 0 not in shape):
+        raise ValueError(
+            f"the {type(tensor).__name__} has no memory of its own; expected a plain tensor "
+            "(of a DTensor give to_local(), with box= for its part)"
+        )
     return Destination(address, shape, steps, dtype, device, tensor)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from initium import boxes
-from initium.backends import backend_for, check_device
+from initium.backends import backend_for, check_device, is_on
 from initium.checks import check_seed, check_shape
 from initium.destinations import Destination, allocate, destination_of, is_array, mark_as_written
 from initium.dtypes import DType, lookup
@@ -273,7 +273,7 @@ def _prepare(params: Mapping[str, Any], rules: RulesLike, dtype: Any, device: st
     shapes: dict[str, tuple[int, ...]] = {}
     for name, value in params.items():
         if is_array(value):
-            given[name] = destination = _given(name, value, wanted, None if device is None else place)
+            given[name] = destination = _given(name, value, wanted, device)
             shapes[name] = destination.shape
         else:
             specs[name] = _described(name, value, wanted)
@@ -287,7 +287,7 @@ def _prepare(params: Mapping[str, Any], rules: RulesLike, dtype: Any, device: st
 
 def _given(name: str, array: Any, dtype: DType | None, device: str | None) -> Destination:
     destination = destination_of(array, f"params[{name!r}]")
-    if device is not None and destination.device != device:
+    if device is not None and not is_on(device, destination.device):
         raise ValueError(
             f"params[{name!r}] is on device {destination.device}; expected {device} as device says"
         )

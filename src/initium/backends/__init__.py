@@ -116,6 +116,11 @@ def _preferred(device: str) -> str:
     return {"cpu": "numba", "cuda": "cuda"}[device]
 
 
+def is_on(device: str, place: str) -> bool:
+    """Tell whether memory at `place` is where `device` asks for; a kind without a number asks for any."""
+    return place == check_device(device) or place.partition(":")[0] == device
+
+
 def check_device(device: Any) -> str:
     """Return the name of a device that memory can be allocated on: ``"cpu"``, or ``"cuda:N"``.
 
