@@ -445,7 +445,9 @@ def test_a_closed_pipe_is_no_error():
 def test_a_stopped_run_leaves_nothing_that_looks_whole(tmp_path, sent):
     out = tmp_path / "out"
     process = subprocess.Popen(
-        initium_command("init", "gpt2-xl", "-o", out, "--threads", 1, "--dtype", "float64"),
+        initium_command(
+            "init", "gpt2-large", "-o", out, "--threads", 1, "--dtype", "float64", "--shard-size", "50GB"
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
