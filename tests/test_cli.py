@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -446,10 +447,12 @@ def test_a_stopped_run_leaves_nothing_that_looks_whole(tmp_path, sent):
     out = tmp_path / "out"
     process = subprocess.Popen(
         initium_command(
-            "init", "gpt2-large", "-o", out, "--threads", 1, "--dtype", "float64", "--shard-size", "50GB"
+            "init", "gpt2-medium", "-o", out, "--threads", 1, "--dtype", "float64", "--shard-size", "50GB"
         ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Shells start what runs in the background with SIGINT ignored, and children inherit that.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + 60
     while not any(path.stat().st_size > 1 << 20 for path in tmp_path.glob("out/initium-partial-model*")):
