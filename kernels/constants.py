@@ -20,6 +20,8 @@ PHILOX_W1: Final = 0xBB67AE85
 WORDS_PER_BLOCK: Final = 4
 
 # --- kinds of fill, as job tables and kernels name them -------------------------------------------------
+#: The words themselves.
+WORDS: Final = "words"
 #: Every value is the same bit pattern.
 CONSTANT: Final = "constant"
 #: Uniform on an interval.
@@ -30,7 +32,7 @@ NORMAL: Final = "normal"
 CENTRAL_NORMAL: Final = "central_normal"
 #: Normal between any two bounds, in float64 arithmetic; also every normal of float64.
 BOUNDED_NORMAL: Final = "bounded_normal"
-KINDS: Final = (CONSTANT, UNIFORM, NORMAL, CENTRAL_NORMAL, BOUNDED_NORMAL)
+KINDS: Final = (WORDS, CONSTANT, UNIFORM, NORMAL, CENTRAL_NORMAL, BOUNDED_NORMAL)
 CENTRAL_SIGMAS: Final = 2.0
 
 # --- the job table --------------------------------------------------------------------------------------
@@ -46,7 +48,7 @@ JOB: Final = np.dtype(
         ("address", "<u8"),  # destination of the box's first element
         ("stream", "<u8"),  # upper counter words
         ("start", "<u8"),  # global index of the box's first element
-        ("split", "<u8"),  # bounded_normal: last word of the positive side; constant: the bit pattern
+        ("split", "<u8"),  # bounded_normal: last positive word; constant: bit pattern; words: first block
         ("count", "<i8"),  # elements of the box
         ("tile", "<i8"),  # number of this job's first tile in the whole list
         ("extent", "<i8", (JOB_AXES,)),  # box, innermost axis last

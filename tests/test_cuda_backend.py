@@ -76,10 +76,17 @@ def test_one_launch_per_kind_and_output(gpu):
     report = ini.init_model(specs, rules, seed=SEED, device="cuda:1")
     launches = gpu.launches()
     assert len(launches) == len(set(launches))
-    assert {name for name, *_ in launches} == {f"{kind}_{output}" for kind, output in source.ENTRIES}
+    kernels = {f"{kind}_{output}" for kind, output in source.ENTRIES if kind != constants.WORDS}
+    assert {name for name, *_ in launches} == kernels
     assert {device for _, device, _ in launches} == {1}
     expected = ini.init_model(specs, rules, seed=SEED).weights
     assert all(same_bits(made.host, expected[name]) for name, made in report.weights.items())
+
+
+def test_words_are_those_of_the_cpu(gpu):
+    made = ini.bits(1001, seed=SEED, name="w", start=7, device="cuda:1")
+    assert gpu.launches() == [("words_bits32", 1, 0x11)]
+    assert same_bits(made.host, ini.bits(1001, seed=SEED, name="w", start=7))
 
 
 def test_kernels_are_compiled_once_for_each_device(gpu):

@@ -87,6 +87,13 @@ BOXES = [
 ]
 
 
+@pytest.mark.parametrize("start", [0, 3, 2**32 - 7, 2**34 - 9, 2**64 - 2, 2**66 - 20_000])
+def test_words(start):
+    for count in (1, 4, 17, 1001, 4 * TILE + 3):
+        made = ini.bits(count, seed=SEED, name="w", start=start, backend="shim")
+        assert same_bits(made, ini.bits(count, seed=SEED, name="w", start=start))
+
+
 @every_case
 @pytest.mark.parametrize(("shape", "box"), BOXES)
 def test_boxes(name, dtype, shape, box):

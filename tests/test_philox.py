@@ -96,6 +96,14 @@ def test_bits_of_a_part_are_that_part(start):
         )
 
 
+@pytest.mark.parametrize("start", [0, 1, 3, 2**32 - 3, 2**34 - 501, 2**64 - 2, 2**66 - 200_001])
+def test_backends_agree_on_bits(start):
+    for count in (1, 5, 127, 513, 200_001):
+        made = ini.bits(count, seed=SEED, name="w", start=start)
+        for options in ({"threads": 1}, {"threads": 5}, {"backend": "numpy"}):
+            np.testing.assert_array_equal(ini.bits(count, seed=SEED, name="w", start=start, **options), made)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_stream_id_is_blake2b(name):
     digest = hashlib.blake2b(name.encode("utf-8"), digest_size=8).digest()

@@ -33,15 +33,18 @@ _LINE = 64  # bytes of a cache line
 _LOW, _HIGH, _SCALE = parameters.LOW, parameters.HIGH, parameters.SCALE
 _ITEMSIZE = {
     **{"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1},
-    # What constants write: a bit pattern.
+    # What words and constants write: bits.
     **{"bits8": 1, "bits16": 2, "bits32": 4, "bits64": 8},
 }
-#: Kinds and outputs (dtypes, and for constants the widths of bit patterns), as `run` takes them.
+#: Kinds and outputs (dtypes, and for words and constants the widths of bits), as `run` takes them.
 TAGS = {name: Tag(name) for name in (*constants.KINDS, *_ITEMSIZE)}
 
-# Blocks in flight: uniforms keep few values alive and gain a fifth by twice as many; float64 lanes of a
-# bounded normal keep many, and fewer blocks avoid spills.
-_LANES = {constants.UNIFORM: 2 * LANES, constants.BOUNDED_NORMAL: max(2, LANES // 4)}
+# Blocks in flight: words and uniforms keep few values alive and gain a fifth by twice as many; float64 lanes
+# of a bounded normal keep many, and fewer blocks avoid spills.
+_LANES = {
+    **{constants.WORDS: 2 * LANES, constants.UNIFORM: 2 * LANES},
+    constants.BOUNDED_NORMAL: max(2, LANES // 4),
+}
 _BUFFER_BYTES = 2 * LANES * constants.WORDS_PER_BLOCK * 8
 
 
@@ -105,6 +108,10 @@ def _choose_draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, spli
     if not (isinstance(kind, TagType) and isinstance(output, TagType)):
         return None
     lanes = _LANES.get(kind.label, LANES)
+    if kind.label == constants.WORDS:
+        return lambda kind, output, block, stream, key, split, p: philox_words(
+            block + split, lanes, stream, key
+        )
     if kind.label == constants.CONSTANT:
         width, count = 8 * _ITEMSIZE[output.label], LANES * constants.WORDS_PER_BLOCK
         return lambda kind, output, block, stream, key, split, p: constant(split, width, count)

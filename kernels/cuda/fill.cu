@@ -26,6 +26,7 @@ ENTRY_POINT
   ENTRY(kind, float16)         \
   ENTRY(kind, float8_e4m3fn)   \
   ENTRY(kind, float8_e5m2)
+ENTRY(words, bits32)
 ENTRIES(uniform)
 ENTRIES(normal)
 ENTRIES(central_normal)

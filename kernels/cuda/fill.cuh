@@ -20,9 +20,31 @@ INLINE uint64 pair(const Words& words, int i) {
   return words.word[2 * i] | (uint64)words.word[2 * i + 1] << 32;
 }
 
+// The Philox block in which element zero begins.
+struct from_block_zero {
+  INLINE uint64 first_block(const Job& job) { return 0; }
+};
+
+struct from_any_block {
+  INLINE uint64 first_block(const Job& job) { return job.split; }
+};
+
 // A kind draws the values of one Philox block into registers; `values` says how many there are. `unroll` is how
 // many blocks a thread has in flight: more hide the latency of the rounds, but long code has no registers for them.
-struct uniform {
+struct words : from_any_block {
+  static constexpr int unroll = 4;
+  template <class Output>
+  struct Sampler {
+    using Real = float;
+    static constexpr int values = WORDS_PER_BLOCK;
+    INLINE void draw(const Words& drawn, uint64 split, const Real* p, uint32* to) {
+#pragma unroll
+      for (int i = 0; i < values; ++i) to[i] = drawn.word[i];
+    }
+  };
+};
+
+struct uniform : from_block_zero {
   static constexpr int unroll = 4;
   template <class Output>
   struct Sampler {
@@ -49,7 +71,7 @@ struct uniform::Sampler<float64> {
   }
 };
 
-struct central_normal {
+struct central_normal : from_block_zero {
   static constexpr int unroll = 4;
   template <class Output>
   struct Sampler {
@@ -64,7 +86,7 @@ struct central_normal {
   };
 };
 
-struct normal {
+struct normal : from_block_zero {
   static constexpr int unroll = 2;
   template <class Output>
   struct Sampler {
@@ -78,7 +100,7 @@ struct normal {
   };
 };
 
-struct bounded_normal {
+struct bounded_normal : from_block_zero {
   static constexpr int unroll = 1;
   template <class Output>
   struct Sampler {
@@ -114,7 +136,7 @@ struct bounded_normal::Sampler<float64> {
 };
 
 // Draws nothing; its "block" is a whole item.
-struct constant {
+struct constant : from_block_zero {
   static constexpr int unroll = 4;
   template <class Output>
   struct Sampler {
@@ -179,8 +201,8 @@ struct Filler {
     int64 inner = phase ? 1 : 0, outer = (phase + row) / values;
     inner = inner > first ? inner : first;
     outer = outer < last ? outer : last;
-    const uint64 block = (job.start / values + inner) * blocks;
-    const uint64 end = (job.start / values + outer) * blocks;
+    const uint64 block = Kind::first_block(job) + (job.start / values + inner) * blocks;
+    const uint64 end = block + (outer - inner) * blocks;
     if (!plain || inner >= outer || block >> 32 != (end - 1) >> 32) inner = outer = last;
 
     uint64 to = base + (inner + threadIdx.x) * sizeof(Item);
@@ -211,7 +233,7 @@ struct Filler {
         job.start + i0 * job.index_step[0] + i1 * job.index_step[1] + i2 * job.index_step[2];
     const uint64 address =
         job.address + i0 * job.byte_step[0] + i1 * job.byte_step[1] + i2 * job.byte_step[2];
-    const uint64 block = (start / values + place) * blocks;
+    const uint64 block = Kind::first_block(job) + (start / values + place) * blocks;
     const int64 offset = place * values - (int64)(start % values);  // of the item's first value in the row
     const int64 extent = job.extent[3], step = job.byte_step[3];
     if (offset >= extent) return;

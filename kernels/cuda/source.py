@@ -48,6 +48,7 @@ ROUNDED: Final = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 THREADS: Final = 256
 #: Groups that one multiprocessor holds at once, by kind: as many as the registers allow without spills.
 GROUPS: Final = {
+    constants.WORDS: 4,
     constants.CONSTANT: 4,
     constants.UNIFORM: 4,
     constants.NORMAL: 3,
@@ -63,15 +64,19 @@ _ITEMSIZES = {
     **{"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1},
     **{"bits8": 1, "bits16": 2, "bits32": 4, "bits64": 8},
 }
-_SINGLE = (constants.NORMAL, constants.CENTRAL_NORMAL)
+_BITS = ("bits8", "bits16", "bits32", "bits64")
+_REAL = tuple(output for output in _ITEMSIZES if output not in _BITS)
+_SINGLE = tuple(output for output in _REAL if output != "float64")
+_OUTPUTS = {
+    constants.WORDS: ("bits32",),
+    constants.CONSTANT: _BITS,
+    constants.UNIFORM: _REAL,
+    constants.NORMAL: _SINGLE,
+    constants.CENTRAL_NORMAL: _SINGLE,
+    constants.BOUNDED_NORMAL: _REAL,
+}
 #: All (kind, output) that there are kernels for.
-ENTRIES: Final = tuple(
-    (kind, output)
-    for kind in constants.KINDS
-    for output in _ITEMSIZES
-    if (kind == constants.CONSTANT) == output.startswith("bits")
-    and not (kind in _SINGLE and output == "float64")
-)
+ENTRIES: Final = tuple((kind, output) for kind in constants.KINDS for output in _OUTPUTS[kind])
 
 _WORDS = ("<u4", (constants.PHILOX_ROUNDS,))
 _ROUND_KEYS = np.dtype([("low", *_WORDS), ("high", *_WORDS)])

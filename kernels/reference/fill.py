@@ -31,6 +31,8 @@ def draw(
     p: NDArray[Any],
 ) -> NDArray[Any]:
     """Return the values at global indices `index` (1-D), in `dtype`."""
+    if kind == constants.WORDS:
+        return philox_words(index, stream, seed, split).view(dtype)
     if kind == constants.CONSTANT:
         pattern = np.full(index.shape, split, np.uint64).astype(f"u{dtype.itemsize}")
         return _typed(pattern.view(dtype))

@@ -59,9 +59,11 @@ def _blocks(block: NDArray[np.uint64], stream: int, seed: int) -> NDArray[np.uin
     return philox4x32(counter, np.array([seed % 2**32, seed >> 32], np.uint32))
 
 
-def philox_words(index: NDArray[np.uint64], stream: int, seed: int) -> NDArray[np.uint32]:
-    """Return word ``i % 4`` of block ``i // 4`` of a stream, for each 64-bit index i."""
+def philox_words(
+    index: NDArray[np.uint64], stream: int, seed: int, first_block: int = 0
+) -> NDArray[np.uint32]:
+    """Return word ``i % 4`` of block ``first_block + i // 4`` of a stream, for each 64-bit index i."""
     block, place = np.divmod(index, np.uint64(constants.WORDS_PER_BLOCK))
     blocks, where = np.unique(block, return_inverse=True)
-    words: Any = _blocks(blocks, stream, seed)
+    words: Any = _blocks(blocks + np.uint64(first_block), stream, seed)
     return words[where.reshape(block.shape), place.astype(np.intp)]  # type: ignore[no-any-return]

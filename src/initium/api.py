@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from initium import boxes, dtypes, initializers, orthogonality
 from initium.backends import backend_for, check_device, is_on
@@ -14,6 +13,7 @@ from initium.checks import check_count, check_seed, check_shape
 from initium.destinations import Destination, allocate, destination_of, mark_as_written
 from initium.dtypes import DType
 from initium.fans import Layout
+from initium.fills import WordsFill
 from initium.kernels.constants import WORDS_PER_BLOCK
 from initium.plan import Job, plan
 from initium.streams import stream_id
@@ -25,7 +25,16 @@ __all__ = ["bits", "initialize", "normal", "orthogonal", "truncated_normal", "un
 _WORDS_OF_A_STREAM = WORDS_PER_BLOCK << 64
 
 
-def bits(count: int, *, seed: int, name: str, start: int = 0) -> NDArray[np.uint32]:
+def bits(
+    count: int,
+    *,
+    seed: int,
+    name: str,
+    start: int = 0,
+    device: str = "cpu",
+    backend: str | None = None,
+    threads: int | None = None,
+) -> Any:
     """Return words of a tensor's Philox4x32-10 stream.
 
     Parameters
@@ -38,25 +47,27 @@ def bits(count: int, *, seed: int, name: str, start: int = 0) -> NDArray[np.uint
         The tensor's name, which chooses the stream.
     start
         Index of the first word; word i is word ``i % 4`` of block ``i // 4``.
+    device, backend, threads
+        See `initialize`.
 
     Returns
     -------
     ndarray of uint32, shape (count,)
+        NumPy's, or CuPy's on a GPU.
 
     Raises
     ------
     TypeError, ValueError
         For arguments of a wrong type or out of range.
     """
-    from initium.kernels.reference.philox import philox_blocks
-
     first, number = check_count("start", start), check_count("count", count)
     if first + number > _WORDS_OF_A_STREAM:
         raise ValueError(f"start={first} and count={number} leave the stream; it has 2**66 words")
     block, skip = divmod(first, WORDS_PER_BLOCK)
-    blocks = -(-(skip + number) // WORDS_PER_BLOCK)
-    words = philox_blocks(block, blocks, stream_id(name), check_seed(seed))
-    return words.reshape(-1)[skip : skip + number]
+    target = _target((number,), None, device, None)
+    job = Job(stream_id(name), WordsFill(block), boxes.Box((number,), skip, (1,)), target)
+    backend_for([target.device], backend).run(plan([job], seed), threads)
+    return target.owner.view(np.uint32)
 
 
 def initialize(

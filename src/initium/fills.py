@@ -21,7 +21,15 @@ from initium.dtypes import DTYPES, DType
 from initium.kernels import constants
 from initium.kernels import parameters as P
 
-__all__ = ["ConstantFill", "Encoding", "Fill", "NormalFill", "TruncatedNormalFill", "UniformFill"]
+__all__ = [
+    "ConstantFill",
+    "Encoding",
+    "Fill",
+    "NormalFill",
+    "TruncatedNormalFill",
+    "UniformFill",
+    "WordsFill",
+]
 
 
 #: A number, exact where rounding decides.
@@ -115,6 +123,38 @@ def _inside(fill: Fill, low: Real, high: Real, dtype: DType) -> tuple[float, flo
 def _check_reach(fill: Fill, low: Real, high: Real, dtype: DType) -> None:
     if low < -dtype.max or high > dtype.max:
         raise ValueError(f"{fill} overflows dtype {dtype}; expected values of at most {dtype.max:.6g}")
+
+
+# --- words ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WordsFill:
+    """The words of the stream themselves, into memory of 32 bits an element.
+
+    Attributes
+    ----------
+    first_block
+        Block in which element zero begins.
+    """
+
+    first_block: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Expectation of a word."""
+        return (2.0**32 - 1) / 2
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of a word."""
+        return math.sqrt((2.0**64 - 1) / 12)
+
+    def encode(self, dtype: DType) -> Encoding:
+        """Return the first block; the memory's dtype counts by its width alone."""
+        if dtype.itemsize != 4:
+            raise ValueError(f"words have 32 bits; expected memory of 4 bytes an element, not {dtype}")
+        return Encoding(constants.WORDS, self.first_block, _row({}))
 
 
 # --- constant ---------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from initium.windows import windows
 __all__ = ["Job", "Plan", "Table", "plan"]
 
 _ZERO = ConstantFill(0.0)
+# Kinds that write bits, whatever the dtype.
+_BITS = (constants.WORDS, constants.CONSTANT)
 
 
 class Job(NamedTuple):
@@ -159,7 +161,7 @@ def _lines(job: Job) -> tuple[str, str, NDArray[np.void]]:
     """Return kind, output and the rows of a job, as if its name and its memory began at zero."""
     dtype = job.destination.dtype
     encoding = job.fill.encode(dtype)
-    output = f"bits{8 * dtype.itemsize}" if encoding.kind == constants.CONSTANT else dtype.name
+    output = f"bits{8 * dtype.itemsize}" if encoding.kind in _BITS else dtype.name
     lines = [
         (
             part.byte % 2**64,

@@ -55,6 +55,12 @@ BOXES = [
 ]
 
 
+@pytest.mark.parametrize("start", [0, 3, 2**34 - 5003, 2**64 - 2, 2**66 - 1_000_003])
+def test_words(start):
+    made = ini.bits(1_000_003, seed=SEED, name="w", start=start, device="cuda")
+    assert same_bits(host(made), ini.bits(1_000_003, seed=SEED, name="w", start=start))
+
+
 @every_case
 @pytest.mark.parametrize(("shape", "box"), BOXES)
 def test_boxes(name, dtype, shape, box):
@@ -193,3 +199,4 @@ def test_words_are_those_of_curand(cupy, start):
     arguments = (words, np.uint64(SEED), np.uint64(ini.stream_id("w")), np.uint64(start), np.int32(1000))
     module.get_function("words")((8,), (128,), arguments)
     assert same_bits(words.get(), ini.bits(1000, seed=SEED, name="w", start=start))
+    assert same_bits(words.get(), ini.bits(1000, seed=SEED, name="w", start=start, device="cuda").get())
