@@ -5,11 +5,13 @@ through the whole backend leaves real values behind.
 """
 
 import ctypes
+import math
 from types import SimpleNamespace
 
 import cuda_shim
 import numpy as np
 
+from initium.cuda import packed
 from initium.kernels.cuda import source
 
 MULTIPROCESSORS = 3
@@ -71,12 +73,8 @@ class Stream:
     def __init__(self, fake, ptr):
         self.fake, self.ptr = fake, ptr
 
-    def __enter__(self):
-        self.before = self.fake.stream
-        self.fake.stream = self.ptr
-
-    def __exit__(self, *error):
-        self.fake.stream = self.before
+    def use(self):
+        self.fake.current[self.fake.device] = self.ptr
 
     def synchronize(self):
         self.fake.calls.append(("wait", self.ptr))
@@ -86,6 +84,7 @@ class Device:
     def __init__(self, fake, index=None):
         self.fake, self.id = fake, fake.device if index is None else int(index)
         self.attributes = {"MultiProcessorCount": MULTIPROCESSORS}
+        self.compute_capability = fake.capability
 
     def __enter__(self):
         self.before = self.fake.device
@@ -102,16 +101,17 @@ class FakeCupy:
     ----------
     calls
         What was asked, in order.
-    device, stream
-        Current ones.
+    device
+        Current one.
+    current
+        Current stream of each device.
     """
 
     __version__ = "fake"
 
     def __init__(self, devices=2, free=1 << 30):
-        self.calls, self.device, self.stream = [], 0, 0
-        self.devices, self.free = devices, free
-        #: Current stream of each device, and the device of each stream.
+        self.calls, self.device = [], 0
+        self.devices, self.free, self.capability = devices, free, "90"
         self.current = {0: 0x10, 1: 0x11}
         self.device_of_stream = {0x10: 0, 0x20: 0, 0x11: 1, 0x21: 1}
         self.freed = set()
@@ -131,8 +131,9 @@ class FakeCupy:
             Stream=SimpleNamespace(from_external=lambda handle: Stream(self, handle.__cuda_stream__()[1])),
             Event=lambda disable_timing: SimpleNamespace(record=self.record),
             get_current_stream=lambda device=None: Stream(
-                self, self.stream or self.current[device or self.device]
+                self, self.current[self.device if device is None else device]
             ),
+            alloc=self.alloc,
             alloc_pinned_memory=self.pinned,
             UnownedMemory=lambda address, nbytes, owner, device: (address, owner),
             MemoryPointer=lambda memory, offset: Pointer(self, memory[0] + offset, memory[1]),
@@ -157,34 +158,35 @@ class FakeCupy:
     def get_default_memory_pool(self):
         return SimpleNamespace(free_bytes=lambda: 1 << 20)
 
+    def alloc(self, nbytes):
+        self.calls.append(("allocate", nbytes, self.device))
+        raw = np.zeros(nbytes + 256, np.uint8)
+        return Pointer(self, raw.ctypes.data + -raw.ctypes.data % 256, raw)
+
     def ndarray(self, shape, dtype, pointer=None, strides=None):
+        dtype, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
         if pointer is None:
-            raw = np.zeros(int(np.prod(shape)) * np.dtype(dtype).itemsize + 256, np.uint8)
-            start = -raw.ctypes.data % 256
-            host = raw[start : start + raw.size - 256].view(dtype).reshape(shape)
-            self.calls.append(("allocate", host.nbytes, self.device))
-        else:
-            interface = {
-                "data": (pointer.ptr, False),
-                "shape": tuple(shape),
-                "strides": strides,
-                "version": 3,
-            }
-            memory = SimpleNamespace(__array_interface__={**interface, "typestr": np.dtype(dtype).str})
-            host = np.asarray(memory)
+            if "float8" in dtype.name:
+                raise ValueError(f"Unsupported dtype {dtype}")
+            pointer = self.alloc(math.prod(shape) * dtype.itemsize)
+        bits = f"<u{dtype.itemsize}"
+        interface = {"data": (pointer.ptr, False), "shape": (1,), "typestr": bits, "version": 3}
+        first = np.asarray(SimpleNamespace(__array_interface__=interface, owner=pointer.owner))
+        steps = packed(shape, dtype.itemsize) if strides is None else strides
+        host = np.lib.stride_tricks.as_strided(first, shape, steps).view(dtype)
         return Array(self, host, self.device)
 
     def asarray(self, host):
-        self.calls.append(("copy", host.nbytes, self.device, self.stream))
+        self.calls.append(("copy", host.nbytes, self.device, self.current[self.device]))
         return Array(self, host.copy(), self.device)
 
     def ascontiguousarray(self, array, dtype):
         return Array(self, np.ascontiguousarray(array.host, dtype), array.device.id)
 
     def from_dlpack(self, array):
-        if array.deleted:
-            raise RuntimeError("Array has been deleted.")
-        self.calls.append(("join", self.stream or self.current[self.device]))
+        if array.fault:
+            raise array.fault
+        self.calls.append(("join", self.current[self.device]))
         return Array(self, array.host, array.device)
 
     def RawModule(self, *, code, options):  # noqa: N802
@@ -194,7 +196,7 @@ class FakeCupy:
 
     def launch(self, name, grid, block, arguments):
         assert block == (source.THREADS,) and grid[0] > 0
-        self.calls.append(("launch", name, grid[0], self.device, self.stream))
+        self.calls.append(("launch", name, grid[0], self.device, self.current[self.device]))
         library, kernel = cuda_shim.library(), getattr(cuda_shim.library(), name)
         if source.ROUND in name:
             values, to, count = arguments
@@ -258,9 +260,13 @@ class JaxArray:
     """An array that speaks DLPack."""
 
     def __init__(self, host, device=0):
-        self.host, self.device, self.deleted = host, device, False
+        self.host, self.device = host, device
+        #: What JAX raises where it is asked for the device, and what CuPy raises on import; None for nothing.
+        self.unplaced = self.fault = None
 
     def __dlpack_device__(self):
+        if self.unplaced:
+            raise self.unplaced
         return 2, self.device
 
     def __dlpack__(self, stream=None):

@@ -12,14 +12,14 @@ from cases import DISTRIBUTIONS, DTYPES, SEED, same_bits
 from fake_cupy import MULTIPROCESSORS, CUDARuntimeError, FakeCupy, InterfaceArray, JaxArray, TorchTensor
 
 import initium as ini
-from initium import boxes, cuda
+from initium import boxes, cuda, dtypes
 from initium.backends import cuda as backend
 from initium.destinations import destination_of
 from initium.kernels import constants
 from initium.kernels.cuda import source
 from initium.plan import Job
 
-CACHES = (cuda.cupy, backend._kernel, backend._multiprocessors)
+CACHES = (cuda.cupy, cuda._check_capability, backend._kernel, backend._multiprocessors)
 
 
 @pytest.fixture
@@ -152,6 +152,22 @@ def test_cupy_arrays_in_place_on_the_current_stream(gpu):
     assert on_gpu("uniform", (4, 9), out=out) is out
     assert same_bits(np.ascontiguousarray(out.host), on_cpu("uniform", (4, 9)))
     assert gpu.launches() == [("uniform_float32", 0, 0x20)]
+    assert gpu.current == {0: 0x20, 1: 0x11}
+
+
+def test_the_users_current_streams_stay_current(gpu, monkeypatch):
+    tensor = TorchTensor(np.zeros(10, np.float32), 1)
+    on_gpu("normal", 10, out=tensor)
+    assert gpu.launches() == [("normal_float32", 1, 0x21)]
+    assert (gpu.device, gpu.current) == (0, {0: 0x10, 1: 0x11})
+
+    def fails(*arguments):
+        raise CUDARuntimeError("cudaErrorUnknown")
+
+    monkeypatch.setattr(gpu, "launch", fails)
+    with pytest.raises(CUDARuntimeError):
+        on_gpu("normal", 10, out=tensor)
+    assert (gpu.device, gpu.current) == (0, {0: 0x10, 1: 0x11})
 
 
 def test_arrays_of_dlpack_wait_for_their_library_and_the_host_waits_for_them(gpu):
@@ -212,7 +228,7 @@ def test_empty_arrays(gpu):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_host_arrays_are_written_to_any_layout(gpu, dtype):
-    out = gpu.ndarray((8, 5), on_cpu("normal", 1, dtype=dtype).dtype)
+    (out,) = cuda.allocate([((8, 5), dtypes.lookup(dtype))], "cuda:0")
     values = on_cpu("normal", (5, 8), dtype="float64" if dtype == "float64" else "float32")
     backend.BACKEND.write(values, destination_of(out)._replace(shape=(5, 8), byte_steps=out.strides[::-1]))
     assert same_bits(np.ascontiguousarray(out.host.T), values.astype(out.dtype))
@@ -222,11 +238,11 @@ def test_host_arrays_are_written_to_any_layout(gpu, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gpu_arrays_are_rounded_on_the_gpu(gpu, dtype, size):
     values = gpu.asarray(on_cpu("normal", size, dtype="float64" if dtype == "float64" else "float32"))
-    out = gpu.ndarray(size, on_cpu("normal", 1, dtype=dtype).dtype)
+    (out,) = cuda.allocate([((size,), dtypes.lookup(dtype))], "cuda:0")
     backend._write_here(values, destination_of(out))
     assert same_bits(out.host, values.host.astype(out.dtype))
     narrow = dtype in source.ROUNDED
-    assert gpu.launches() == ([(f"round_{dtype}", 0, 0)] if narrow else [])
+    assert gpu.launches() == ([(f"round_{dtype}", 0, 0x10)] if narrow else [])
 
 
 def test_gaussians_of_orthogonal_matrices_are_drawn_on_the_gpu(gpu):
@@ -261,10 +277,10 @@ def test_what_the_pool_holds_counts_as_free(gpu):
 
 
 def test_a_pool_that_cannot_give_the_memory(gpu, monkeypatch):
-    def full(shape, dtype):
+    def full(nbytes):
         raise gpu.cuda.memory.OutOfMemoryError("Out of memory allocating 40 bytes")
 
-    monkeypatch.setattr(gpu, "ndarray", full)
+    monkeypatch.setattr(gpu.cuda, "alloc", full)
     with pytest.raises(MemoryError, match="do not fit on cuda:0: Out of memory allocating 40 bytes"):
         on_gpu("normal", 10)
 
@@ -298,6 +314,29 @@ def test_fill_host(gpu):
 # --- refusals -----------------------------------------------------------------------------------------------
 
 
+def test_a_gpu_that_is_too_old(gpu):
+    gpu.capability = "75"
+    expected = r"cuda:0 has compute capability 7\.5; expected 8\.0"
+    with pytest.raises(RuntimeError, match=expected):
+        on_gpu("normal", 10)
+    with pytest.raises(RuntimeError, match=expected):
+        on_gpu("normal", 10, out=TorchTensor(np.zeros(10, np.float32), 0), device=None)
+    assert gpu.calls == []
+
+
+def test_cupy_itself_takes_float8_with_memory_only():
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    memory = cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(4096, 64, None, 0), 0)
+    for dtype in DTYPES:
+        numpy = dtypes.lookup(dtype).numpy
+        if "float8" in dtype:  # as the stand-in does
+            with pytest.raises(ValueError, match="Unsupported dtype"):
+                cupy.ndarray((3, 2), numpy)
+        made = cupy.ndarray((3, 2), numpy, memory)
+        assert (made.dtype, made.strides) == (numpy, (2 * numpy.itemsize, numpy.itemsize))
+        assert made.view(f"u{numpy.itemsize}")[1:].data.ptr == 4096 + 2 * numpy.itemsize
+
+
 def test_freed_memory(gpu):
     with pytest.raises(ValueError, match="out: the tensor's storage has been freed or cut to 0 bytes"):
         on_gpu("normal", 10, out=TorchTensor(np.zeros(10, np.float32), storage=0))
@@ -308,11 +347,16 @@ def test_freed_memory(gpu):
     ):
         on_gpu("normal", 10, out=array)
     array = JaxArray(np.zeros(10, np.float32))
-    array.deleted = True
+    array.fault = RuntimeError("Array has been deleted.")
     with pytest.raises(
         ValueError, match="out: the JaxArray does not give its memory away: Array has been deleted"
     ):
         on_gpu("normal", 10, out=array)
+    array.unplaced = TypeError("object of type 'NoneType' has no len()")  # what JAX says of a deleted array
+    with pytest.raises(ValueError, match="out: the JaxArray does not tell where it is: object of type"):
+        on_gpu("normal", 10, out=array)
+    with pytest.raises(ValueError, match=r"params\['w'\]: the JaxArray does not tell where it is"):
+        ini.init_model({"w": array}, ini.Normal(), seed=1)
     with pytest.raises(ValueError, match=r"params\['w'\]: the tensor's storage has been freed"):
         ini.init_model({"w": TorchTensor(np.zeros(3, np.float32), storage=0)}, ini.Normal(), seed=1)
     assert gpu.launches() == []

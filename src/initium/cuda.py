@@ -5,6 +5,7 @@ No CuPy is imported before a GPU is asked for.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _INSTALL = "pip install 'initium[cuda13]' (or 'initium[cuda12]' for a driver of CUDA 12)"
+_LEAST_CAPABILITY = 80
 
 
 @cache
@@ -69,7 +71,18 @@ def device_name(device: str) -> str:
     count = cupy().cuda.runtime.getDeviceCount()
     if index >= count:
         raise ValueError(f"device={device!r} does not exist; this machine has {count}, from 'cuda:0' on")
+    _check_capability(index)
     return f"cuda:{index}"
+
+
+@cache
+def _check_capability(index: int) -> None:
+    found = int(cupy().cuda.Device(index).compute_capability)
+    if found < _LEAST_CAPABILITY:
+        raise RuntimeError(
+            f"cuda:{index} has compute capability {found / 10}; expected {_LEAST_CAPABILITY / 10} or "
+            "later (Ampere), whose instructions the kernels use"
+        )
 
 
 def index_of(device: str) -> int:
@@ -92,6 +105,8 @@ def destination_of(array: Any) -> Destination:
     ------
     ValueError
         If its dtype is not supported, or its memory is read-only, freed, misaligned or shared by elements.
+    RuntimeError
+        If the GPU is too old.
     """
     if _is_torch(array):
         made = _of_torch(array)
@@ -101,6 +116,7 @@ def destination_of(array: Any) -> Destination:
         made = _of_cupy(_exported(array), array)
     else:
         made = _of_interface(array)
+    _check_capability(index_of(made.device))
     if 0 not in made.shape and made.address == 0:
         raise ValueError("the array's memory has been freed; expected an array that owns memory")
     size = made.dtype.itemsize
@@ -134,7 +150,7 @@ def _exported(array: Any) -> Any:
     with cupy().cuda.Device(array.__dlpack_device__()[1]):
         try:
             return cupy().from_dlpack(array)
-        except (BufferError, RuntimeError, ValueError) as error:
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"the {type(array).__name__} does not give its memory away: {error}") from error
 
 
@@ -180,7 +196,7 @@ def allocate(specs: Sequence[tuple[tuple[int, ...], DType]], device: str) -> lis
         If they do not fit; nothing is allocated then.
     """
     module, index = cupy(), index_of(device)
-    nbytes = sum(int(np.prod(shape, dtype=object)) * dtype.itemsize for shape, dtype in specs)
+    nbytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in specs)
     with module.cuda.Device(index):
         free, total = module.cuda.runtime.memGetInfo()
         pooled = module.get_default_memory_pool().free_bytes()
@@ -190,11 +206,17 @@ def allocate(specs: Sequence[tuple[tuple[int, ...], DType]], device: str) -> lis
                 f"{_gib(total)} are free, {_gib(pooled)} of them in CuPy's pool"
             )
         try:
-            return [module.ndarray(shape, dtype.numpy) for shape, dtype in specs]
+            return [_on_pool(module, shape, dtype) for shape, dtype in specs]
         except module.cuda.memory.OutOfMemoryError as error:
             raise MemoryError(
                 f"{len(specs)} arrays of {_gib(nbytes)} do not fit on {device}: {error}"
             ) from error
+
+
+def _on_pool(module: Any, shape: tuple[int, ...], dtype: DType) -> Any:
+    # With memory of its own choice CuPy refuses float8, which it cannot compute with.
+    memory = module.cuda.alloc(math.prod(shape) * dtype.itemsize)
+    return module.ndarray(shape, dtype.numpy, memory)
 
 
 def _gib(nbytes: int) -> str:
@@ -226,9 +248,14 @@ class Queue(NamedTuple):
         """Make device and stream CuPy's current ones."""
         module = cupy()
         with module.cuda.Device(self.device):
+            before = module.cuda.get_current_stream()
             stream = module.cuda.Stream.from_external(_Handle(self.stream))
-            with stream:
+            # Not `with stream`, which would leave behind the stream of the last `with`, not that of `use`.
+            stream.use()
+            try:
                 yield stream
+            finally:
+                before.use()
             if self.waits:
                 stream.synchronize()
 

@@ -66,7 +66,10 @@ class Destination(NamedTuple):
 
 def is_array(value: Any) -> bool:
     """Tell whether `value` is an array that can be filled in place, rather than a description of one."""
-    return isinstance(value, np.ndarray) or hasattr(value, "data_ptr") or _is_on_gpu(value)
+    try:
+        return isinstance(value, np.ndarray) or hasattr(value, "data_ptr") or _is_on_gpu(value)
+    except ValueError:
+        return True  # `destination_of` says what is wrong with it
 
 
 def destination_of(array: Any, argument: str = "out") -> Destination:
@@ -102,9 +105,18 @@ def destination_of(array: Any, argument: str = "out") -> Destination:
 
 
 def _is_on_gpu(value: Any) -> bool:
-    """Tell whether `value` is an array in the memory of an NVIDIA GPU, by what its class offers."""
+    """Tell whether `value` is an array in the memory of an NVIDIA GPU, by what its class offers.
+
+    Raises
+    ------
+    ValueError
+        If it cannot tell: JAX's arrays that were deleted, or lie on several devices.
+    """
     if hasattr(type(value), "__dlpack_device__"):
-        return bool(value.__dlpack_device__()[0] in _DLPACK_CUDA)
+        try:
+            return bool(value.__dlpack_device__()[0] in _DLPACK_CUDA)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"the {type(value).__name__} does not tell where it is: {error}") from error
     return hasattr(type(value), "__cuda_array_interface__")
 
 
