@@ -1,15 +1,18 @@
 """Measure the GPU backend beside its peers and the GPU's own write limit; write results/gpu.json.
 
 Run by ``ci/gpu`` on a machine with a GPU, CuPy, torch and JAX; peers that are missing are left out and named.
-Rates are bytes written a second by CUDA events, medians of calls; overheads are wall time.
+Rates are bytes written a second by CUDA events, medians of calls that wait for no host; overheads are wall
+time. The file is written anew after each step, so that a run that is cut short leaves what it has measured.
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.metadata
 import json
+import math
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,10 +27,10 @@ from initium import architectures, cuda, dtypes
 from initium.backends import cuda as backend
 from initium.kernels import constants
 from initium.kernels.cuda import source
-from initium.plan import Plan
 
 FILE = Path(__file__).with_name("results") / "gpu.json"
-VALUES = 1 << 30
+#: Bytes of what is filled: several times the cache, and a millisecond of an H200.
+NBYTES = 4 << 30
 TURNS = 15
 SAMPLERS = {
     "uniform": ini.Uniform(-1.0, 1.0),
@@ -43,25 +46,26 @@ GOALS = {
     ("uniform", "bfloat16"): 0.6,
 }
 
+#: Libraries whose versions count, and how the page writes them.
+PACKAGES = {name: name for name in ("cupy", "numpy", "torch", "jax", "numba")}
+NAMES = {"cupy": "CuPy", "nvrtc": "NVRTC", "torch": "torch", "jax": "JAX"}
+
 Call = Callable[[], object]
-
-
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
 
 
 # --- clocks -------------------------------------------------------------------------------------------------
 
 
 def seconds(cupy: Any, call: Call, turns: int = TURNS) -> float:
-    """Return the median time of a call that works on CuPy's current stream, between two events."""
+    """Return the median time of a call that works on CuPy's current stream, between two events.
+
+    A call before them keeps the GPU busy while the host prepares the one that counts.
+    """
     call()
     times = []
     for _ in range(turns):
         start, stop = cupy.cuda.Event(), cupy.cuda.Event()
+        call()
         start.record()
         call()
         stop.record()
@@ -88,16 +92,13 @@ def wall(cupy: Any, call: Call, turns: int = TURNS) -> tuple[float, float]:
 
 
 def fills(cupy: Any) -> dict[str, float]:
-    """Return the write limit: GB/s of a memset, and of torch's fill where there is torch."""
-    memory = cupy.empty(VALUES, np.float32)
-    found = {
-        "memset": memory.nbytes / seconds(cupy, lambda: memory.data.memset_async(0, memory.nbytes)) / 1e9
+    """Return the write limit: GB/s of a memset, and of CuPy's fill."""
+    memory = cupy.empty(NBYTES // 4, np.float32)
+    calls: dict[str, Call] = {
+        "memset": lambda: memory.data.memset_async(0, memory.nbytes),
+        "cupy.fill": lambda: memory.fill(1.0),
     }
-    torch = _import("torch")
-    if torch is not None:
-        tensor = torch.as_tensor(memory, device="cuda")
-        found["torch.fill_"] = memory.nbytes / seconds(cupy, lambda: tensor.fill_(1.0)) / 1e9
-    return found
+    return {name: NBYTES / seconds(cupy, call) / 1e9 for name, call in calls.items()}
 
 
 def _draw(name: str, out: Any) -> Call:
@@ -108,70 +109,68 @@ def ours(cupy: Any) -> dict[str, float]:
     """Return GB/s of our samplers."""
     found = {}
     for dtype in DTYPES:
-        out = cupy.ndarray(VALUES, dtypes.lookup(dtype).numpy)
+        out = _array(dtype)
         for name in SAMPLERS:
-            found[f"{name} {dtype}"] = out.nbytes / seconds(cupy, _draw(name, out)) / 1e9
-    double = cupy.empty(VALUES // 4, np.float64)
+            found[f"{name} {dtype}"] = NBYTES / seconds(cupy, _draw(name, out)) / 1e9
+        del out  # before the next one
+    out = _array("float64")
     for name in ("uniform", "normal"):
-        found[f"{name} float64"] = double.nbytes / seconds(cupy, _draw(name, double)) / 1e9
+        found[f"{name} float64"] = NBYTES / seconds(cupy, _draw(name, out), 5) / 1e9
     return found
 
 
-def peers(cupy: Any) -> tuple[dict[str, float], list[str]]:
-    """Return GB/s of other libraries' samplers, and which libraries are missing."""
-    found, missing = {}, []
-    memory = cupy.empty(VALUES, np.float32)
-    nbytes = memory.nbytes
+def _array(dtype: str) -> Any:
+    known = dtypes.lookup(dtype)
+    return cuda.allocate([((NBYTES // known.itemsize,), known)], cuda.device_name("cuda"))[0]
+
+
+def peers_cupy(cupy: Any) -> dict[str, float]:
+    """Return GB/s of CuPy's own samplers."""
+    memory = cupy.empty(NBYTES // 4, np.float32)
     generator = cupy.random.default_rng(1)
-    for name, call in {
-        "cupy.random.Generator.random": lambda: generator.random(out=memory, dtype=np.float32),
+    calls: dict[str, Call] = {
+        # With `out` alone it would draw one value and copy it.
+        "cupy.random.Generator.random": lambda: generator.random(memory.shape, np.float32),
         "cupy.random.Generator.standard_normal": lambda: generator.standard_normal(
             out=memory, dtype=np.float32
         ),
-    }.items():
-        found[name] = nbytes / seconds(cupy, call, 5) / 1e9
-    torch = _import("torch")
-    if torch is None:
-        missing.append("torch")
-    else:
-        tensor = torch.as_tensor(memory, device="cuda")
-        half = tensor.view(torch.bfloat16)
-        for name, size, call in (
-            ("torch.Tensor.uniform_", nbytes, lambda: tensor.uniform_(-1, 1)),
-            ("torch.Tensor.normal_", nbytes, lambda: tensor.normal_(0, 0.02)),
-            (
-                "torch.nn.init.trunc_normal_",
-                nbytes,
-                lambda: torch.nn.init.trunc_normal_(tensor, 0, 0.02, -0.04, 0.04),
-            ),
-            ("torch.Tensor.uniform_ bfloat16", nbytes, lambda: half.uniform_(-1, 1)),
-        ):
-            found[name] = size / seconds(cupy, call, 5) / 1e9
-    jax = _import("jax")
-    if jax is None or jax.default_backend() != "gpu":
-        missing.append("jax")
-    else:
-        found.update(_of_jax(jax))
-    return found, missing
+    }
+    return {name: NBYTES / seconds(cupy, call, 5) / 1e9 for name, call in calls.items()}
 
 
-def _of_jax(jax: Any, values: int = VALUES // 4) -> dict[str, float]:
-    """JAX has streams of its own: wall time of whole calls, which are long enough."""
-    found, key = {}, jax.random.key(1)
-    for name, call in {
-        "jax.random.uniform": lambda: jax.random.uniform(key, (values,)),
-        "jax.random.normal": lambda: jax.random.normal(key, (values,)),
-        "jax.random.truncated_normal": lambda: jax.random.truncated_normal(key, -2.0, 2.0, (values,)),
-    }.items():
-        compiled = jax.jit(call)
-        compiled().block_until_ready()
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            compiled().block_until_ready()
-            times.append(time.perf_counter() - start)
-        found[name] = 4 * values / statistics.median(times) / 1e9
-    return found
+def peers_torch(cupy: Any) -> dict[str, float]:
+    """Return GB/s of torch's samplers, and of its fill."""
+    import torch
+
+    tensor = torch.empty(NBYTES // 4, device="cuda")
+    half = tensor.view(torch.bfloat16)
+    calls: dict[str, Call] = {
+        "torch.Tensor.fill_": lambda: tensor.fill_(1.0),
+        "torch.Tensor.uniform_": lambda: tensor.uniform_(-1, 1),
+        "torch.Tensor.normal_": lambda: tensor.normal_(0, 0.02),
+        "torch.nn.init.trunc_normal_": lambda: torch.nn.init.trunc_normal_(tensor, 0, 0.02, -0.04, 0.04),
+        "torch.Tensor.uniform_ bfloat16": lambda: half.uniform_(-1, 1),
+    }
+    return {name: NBYTES / seconds(cupy, call, 5) / 1e9 for name, call in calls.items()}
+
+
+def peers_jax(cupy: Any) -> dict[str, float]:
+    """Return GB/s of JAX's samplers; it has streams of its own: wall time of calls that are long enough."""
+    import jax
+
+    if jax.default_backend() != "gpu":
+        raise ImportError("JAX finds no GPU")
+    key, values = jax.random.key(1), NBYTES // 16
+    calls: dict[str, Callable[[], Any]] = {
+        "jax.random.uniform": lambda key: jax.random.uniform(key, (values,)),
+        "jax.random.normal": lambda key: jax.random.normal(key, (values,)),
+        "jax.random.truncated_normal": lambda key: jax.random.truncated_normal(key, -2.0, 2.0, (values,)),
+    }
+
+    def rate(compiled: Callable[..., Any]) -> float:
+        return 4 * values / wall(cupy, lambda: compiled(key).block_until_ready(), 5)[1] / 1e9
+
+    return {name: rate(jax.jit(call)) for name, call in calls.items()}
 
 
 def overheads(cupy: Any) -> list[dict[str, float]]:
@@ -183,7 +182,7 @@ def overheads(cupy: Any) -> list[dict[str, float]]:
         returned, done = wall(
             cupy, lambda params=params: ini.init_model(params, SAMPLERS["normal"], seed=1), 7
         )
-        made = _plan(params)
+        made = ini.plan_model(params, SAMPLERS["normal"], seed=1)
         again, finished = wall(cupy, lambda made=made: backend.BACKEND.run(made), 7)
         found.append(
             {
@@ -195,12 +194,6 @@ def overheads(cupy: Any) -> list[dict[str, float]]:
             }
         )
     return found
-
-
-def _plan(params: dict[str, Any]) -> Plan:
-    from initium.model import plan_model
-
-    return plan_model(params, SAMPLERS["normal"], seed=1)
 
 
 def model(cupy: Any) -> dict[str, float]:
@@ -217,7 +210,7 @@ def model(cupy: Any) -> dict[str, float]:
     return {"bytes": nbytes, "peak_bytes": peak, "call": returned, "done": done}
 
 
-def first_use() -> dict[str, float]:
+def first_use(cupy: Any) -> dict[str, float]:
     """Return how long a kernel's compilation takes, past CuPy's cache on disk."""
     found = {}
     for kind, output in ((constants.UNIFORM, "float32"), (constants.NORMAL, "bfloat16")):
@@ -231,7 +224,7 @@ def first_use() -> dict[str, float]:
 def spans(cupy: Any) -> dict[str, float]:
     """Return GB/s by the longest span of tiles that a group takes at once, to choose it by."""
     found, before = {}, backend._SPAN
-    out = cupy.empty(VALUES, np.float32)
+    out = cupy.empty(NBYTES // 4, np.float32)
     try:
         for span in (1, 4, 16, 64, 256, 4096):
             backend._SPAN = span
@@ -245,50 +238,55 @@ def spans(cupy: Any) -> dict[str, float]:
 def machine(cupy: Any) -> dict[str, str]:
     """Return device, driver and versions."""
     properties = cupy.cuda.runtime.getDeviceProperties(0)
-    versions = {name: getattr(_import(name), "__version__", "missing") for name in ("torch", "jax", "numba")}
+    query = ["nvidia-smi", "--id=0", "--query-gpu=driver_version", "--format=csv,noheader"]
     return {
         "device": properties["name"].decode(),
         "multiprocessors": str(properties["multiProcessorCount"]),
         "memory_gib": f"{properties['totalGlobalMem'] / 2**30:.0f}",
-        "driver": str(cupy.cuda.runtime.driverGetVersion()),
-        "runtime": str(cupy.cuda.runtime.runtimeGetVersion()),
+        "driver": subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip(),
+        "cuda": str(cupy.cuda.runtime.driverGetVersion()),
         "nvrtc": ".".join(map(str, importlib.import_module("cupy_backends.cuda.libs.nvrtc").getVersion())),
-        "cupy": cupy.__version__,
-        "numpy": np.__version__,
         "python": platform.python_version(),
         "initium": ini.__version__,
-        **versions,
+        **{name: _version(package) for name, package in PACKAGES.items()},
     }
+
+
+def _version(package: str) -> str:
+    names = importlib.metadata.packages_distributions().get(package, [])
+    return importlib.metadata.version(names[0]) if names else "missing"
 
 
 def main() -> None:
     """Measure all and write the file; figures that fail are named in it and fail the run."""
     cupy = cuda.cupy()
-    found: dict[str, Any] = {"machine": machine(cupy)}
-    failed = {}
-    steps: dict[str, Callable[[], Any]] = {
-        "fill_gb_per_s": lambda: fills(cupy),
-        "ours_gb_per_s": lambda: ours(cupy),
-        "peers": lambda: peers(cupy),
-        "overheads_s": lambda: overheads(cupy),
-        "model": lambda: model(cupy),
-        "first_use_s": first_use,
-        "spans_gb_per_s": lambda: spans(cupy),
-    }
-    for name, step in steps.items():
+    output = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
+    found: dict[str, Any] = {"machine": machine(cupy), "missing": {}, "failed": {}}
+    for name, step in STEPS.items():
         start = time.perf_counter()
         try:
-            found[name] = step()
+            said = found[name] = step(cupy)
+        except ImportError as error:
+            said = found["missing"][name] = str(error)
         except Exception as error:  # the other figures are worth having
-            failed[name] = f"{type(error).__name__}: {error}"
+            said = found["failed"][name] = f"{type(error).__name__}: {error}"
         cupy.get_default_memory_pool().free_all_blocks()
-        print(f"{name}: {time.perf_counter() - start:.1f} s", found.get(name, failed.get(name)), flush=True)
-    if "peers" in found:
-        found["peers_gb_per_s"], found["missing"] = found.pop("peers")
-    found["failed"] = failed
-    output = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
-    output.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    sys.exit(1 if failed else 0)
+        output.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        print(f"{name}: {time.perf_counter() - start:.1f} s", said, flush=True)
+    sys.exit(1 if found["failed"] else 0)
+
+
+STEPS: dict[str, Callable[[Any], Any]] = {
+    "fill_gb_per_s": fills,
+    "ours_gb_per_s": ours,
+    "peers_torch_gb_per_s": peers_torch,
+    "model": model,
+    "overheads_s": overheads,
+    "peers_cupy_gb_per_s": peers_cupy,
+    "peers_jax_gb_per_s": peers_jax,
+    "spans_gb_per_s": spans,
+    "first_use_s": first_use,
+}
 
 
 # --- the page -----------------------------------------------------------------------------------------------
@@ -297,38 +295,51 @@ def main() -> None:
 def render(data: dict[str, Any]) -> str:
     """Return the section of README.md; `benchmarks/render.py` puts it there."""
     about = data["machine"]
-    fill = max(data["fill_gb_per_s"].values())
-    lines = [
-        f"{about['device']}, driver {about['driver']}, CuPy {about['cupy']}, NVRTC {about['nvrtc']}, torch "
-        f"{about['torch']}, JAX {about['jax']}. Fill: {fill:.0f} GB/s.",
-        "",
-        "| ours | GB/s | of fill | goal |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name, rate in data["ours_gb_per_s"].items():
+    versions = ", ".join(f"{name} {about[package]}" for package, name in NAMES.items())
+    fill = max(data.get("fill_gb_per_s", {"": math.nan}).values())
+    ours = data.get("ours_gb_per_s", {})
+    lines = [f"{about['device']}, driver {about['driver']}, {versions}. Fill: {fill:.0f} GB/s."]
+    absent = {**data["missing"], **data["failed"]}
+    lines += [f"\nNot measured: {step} ({why})." for step, why in absent.items()]
+    if ours:
+        lines += ["", "| ours | GB/s | of fill | goal |", "| --- | --- | --- | --- |"]
+    for name, rate in ours.items():
         goal = GOALS.get(tuple(name.split()))  # type: ignore[arg-type]
         lines.append(f"| {name} | {rate:.0f} | {rate / fill:.2f} | {f'>= {goal}' if goal else ''} |")
-    lines += ["", "| peer | GB/s | ours is |", "| --- | --- | --- |"]
-    for name, rate in data["peers_gb_per_s"].items():
-        kind = "truncated_normal" if "trunc" in name else "normal" if "normal" in name else "uniform"
-        mine = data["ours_gb_per_s"][f"{kind} {'bfloat16' if 'bfloat16' in name else 'float32'}"]
-        lines.append(f"| {name} | {rate:.0f} | {mine / rate:.1f} x |")
-    lines += [
-        "",
-        "| tensors of 256 values | init_model returns | and is done | planned before |",
-        "| --- | --- | --- | --- |",
-    ]
-    for row in data["overheads_s"]:
+    peers: dict[str, float] = {}
+    for step in STEPS:
+        peers |= data.get(step, {}) if step.startswith("peers") else {}
+    if peers:
+        lines += ["", "| peer | GB/s | ours is |", "| --- | --- | --- |"]
+    for name, rate in peers.items():
+        mine = ours.get(_counterpart(name), math.nan)
+        lines.append(f"| {name} | {rate:.0f} | {f'{mine / rate:.1f} x' if mine == mine else ''} |")
+    if "overheads_s" in data:
+        lines += [
+            "",
+            "| tensors of 256 values | init_model returns | and is done | planned before |",
+            "| --- | --- | --- | --- |",
+        ]
+    for row in data.get("overheads_s", []):
         times = " | ".join(f"{row[key] * 1e3:.2f} ms" for key in ("call", "done", "planned_done"))
         lines.append(f"| {row['tensors']:,} | {times} |")
-    whole = data["model"]
-    lines += [
-        "",
-        f"8 billion parameters in bfloat16, one call after warm-up: {whole['done'] * 1e3:.1f} ms (goal 15), "
-        f"{whole['bytes'] / whole['done'] / 1e9:.0f} GB/s; peak memory is "
-        f"{whole['peak_bytes'] / whole['bytes']:.4f} of the weights.",
-    ]
+    if "model" in data:
+        whole = data["model"]
+        lines += [
+            "",
+            f"8 billion parameters in bfloat16, one call after warm-up: {whole['done'] * 1e3:.1f} ms "
+            f"(goal 15), {whole['bytes'] / whole['done'] / 1e9:.0f} GB/s; peak memory is "
+            f"{whole['peak_bytes'] / whole['bytes']:.4f} of the weights.",
+        ]
     return "\n".join(lines)
+
+
+def _counterpart(peer: str) -> str:
+    """Return the name of our sampler of the same distribution and dtype; "" for a fill."""
+    if "fill" in peer:
+        return ""
+    kind = "truncated_normal" if "trunc" in peer else "normal" if "normal" in peer else "uniform"
+    return f"{kind} {'bfloat16' if 'bfloat16' in peer else 'float32'}"
 
 
 def render_instructions(data: dict[str, Any]) -> str:

@@ -49,9 +49,14 @@ def test_a_torch_module():
 
 def test_work_is_in_order_with_torchs_current_stream_and_nothing_waits():
     out = torch.empty(1 << 20, device="cuda")
-    draw("normal", 1 << 20, out=out)  # compiles
-    torch.cuda.synchronize()
     stream, done = torch.cuda.Stream(), torch.cuda.Event()
+    # Kernels are loaded on first use, which may wait for the GPU.
+    torch.cuda._sleep(1)
+    out.fill_(1.0)
+    draw("normal", 1 << 20, out=out)
+    out.clone()
+    done.record()
+    torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(BUSY)
         out.fill_(7.0)  # must come before the draw
@@ -172,7 +177,13 @@ def test_patterns_equal_those_of_the_cpu():
         assert same_bits(host(made), ini.initialize(ini.Identity(), (30, 40), seed=1, dtype=dtype))
 
 
-def test_the_current_device_is_left_alone(cupy):
-    before = cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr
-    draw("normal", 10, device=f"cuda:{cuda.cupy().cuda.runtime.getDeviceCount() - 1}")
-    assert (cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr) == before
+def test_the_current_device_and_stream_are_left_alone(cupy):
+    stream = cupy.cuda.Stream(non_blocking=True)
+    try:
+        stream.use()
+        before = cupy.cuda.Device().id, stream.ptr
+        draw("normal", 10, device=f"cuda:{cuda.cupy().cuda.runtime.getDeviceCount() - 1}")
+        draw("normal", 10, out=torch.empty(10, device="cuda"))
+        assert (cupy.cuda.Device().id, cupy.cuda.get_current_stream().ptr) == before
+    finally:
+        cupy.cuda.Stream.null.use()

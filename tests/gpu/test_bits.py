@@ -11,7 +11,7 @@ from golden import write
 from test_golden import GOLDEN
 
 import initium as ini
-from initium import architectures, dtypes
+from initium import architectures, cuda, dtypes
 from initium.backends import cuda as backend
 from initium.destinations import destination_of
 from initium.kernels.cuda import source
@@ -58,7 +58,7 @@ BOXES = [
 @pytest.mark.parametrize("start", [0, 3, 2**34 - 5003, 2**64 - 2, 2**66 - 1_000_003])
 def test_words(start):
     made = ini.bits(1_000_003, seed=SEED, name="w", start=start, device="cuda")
-    assert same_bits(host(made), ini.bits(1_000_003, seed=SEED, name="w", start=start))
+    assert same_bits(made.get(), ini.bits(1_000_003, seed=SEED, name="w", start=start))
 
 
 @every_case
@@ -68,7 +68,7 @@ def test_boxes(name, dtype, shape, box):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_layouts_of_out(cupy, dtype):
+def test_layouts_of_out(dtype):
     shape, expected = (6, 5, 32), draw("normal", (6, 5, 32), dtype=dtype)
     for whole, view in (
         ((12, 5, 64), lambda a: a[::2, :, 3:35]),
@@ -76,7 +76,7 @@ def test_layouts_of_out(cupy, dtype):
         ((5, 32, 6), lambda a: a.transpose(2, 0, 1)),
         ((970,), lambda a: a[7:967].reshape(6, 5, 32)),
     ):
-        memory = cupy.ndarray(whole, expected.dtype)
+        (memory,) = cuda.allocate([(whole, dtypes.lookup(dtype))], "cuda:0")
         patterns = memory.view(f"u{memory.itemsize}")
         patterns[...] = 0xA5
         draw("normal", shape, out=view(memory))
@@ -162,7 +162,7 @@ def test_rounding_of_all_sorts_of_floats(cupy, dtype):
         [held, middles, np.nextafter(middles, -np.inf), np.nextafter(middles, np.inf), random]
     )
     values = values[np.isfinite(values) & (np.abs(values) <= dtypes.lookup(dtype).max)]
-    out = cupy.ndarray(values.size, narrow)
+    (out,) = cuda.allocate([((values.size,), dtypes.lookup(dtype))], "cuda:0")
     backend._write_here(cupy.asarray(values), destination_of(out))
     assert same_bits(host(out), values.astype(narrow))
 
