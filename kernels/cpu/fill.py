@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from initium.kernels import constants, parameters
 from initium.kernels.cpu.convert import convert
-from initium.kernels.cpu.jit import LANES, Tag, TagType, chosen_by_tag, inline, parallel_entry
+from initium.kernels.cpu.jit import LANES, Tag, TagType, chosen_by_tag, entry_point, inline, parallel_entry
 from initium.kernels.cpu.lanes import (
     claim,
     clamp_magnitude,
@@ -26,7 +28,7 @@ from initium.kernels.cpu.normal import bounded_normal64, central_normal32, norma
 from initium.kernels.cpu.philox import philox_words
 from initium.kernels.cpu.uniform import uniform32, uniform64
 
-__all__ = ["TAGS", "run"]
+__all__ = ["run"]
 
 _TILE = constants.TILE
 _LINE = 64  # bytes of a cache line
@@ -36,8 +38,8 @@ _ITEMSIZE = {
     # What words and constants write: bits.
     **{"bits8": 1, "bits16": 2, "bits32": 4, "bits64": 8},
 }
-#: Kinds and outputs (dtypes, and for words and constants the widths of bits), as `run` takes them.
-TAGS = {name: Tag(name) for name in (*constants.KINDS, *_ITEMSIZE)}
+# Kinds and outputs: dtypes, and for words and constants the widths of bits.
+_TAGS = {name: Tag(name) for name in (*constants.KINDS, *_ITEMSIZE)}
 
 # Blocks in flight: words and uniforms keep few values alive and gain a fifth by twice as many; float64 lanes
 # of a bounded normal keep many, and fewer blocks avoid spills.
@@ -273,24 +275,7 @@ def _draw_tile(
 
 
 @parallel_entry
-def run(jobs: Any, tiles: Any, counter: Any, key: Any, kind: Any, output: Any, past_caches: Any) -> None:
-    """Draw tiles until none is left; every thread of a call runs this over the same counter.
-
-    Parameters
-    ----------
-    jobs
-        Rows of `constants.JOB`, in the order of their first tiles.
-    tiles
-        Number of tiles of all jobs.
-    counter
-        Address of the int64 that counts the tiles claimed.
-    key
-        Philox key: the seed.
-    kind, output
-        The `Tag` of the kind of all jobs, and of what they write.
-    past_caches
-        Whether to store past the caches, which pays when all that is written exceeds them.
-    """
+def _run(jobs: Any, tiles: Any, counter: Any, key: Any, kind: Any, output: Any, past_caches: Any) -> None:
     buffer = stack_buffer(_BUFFER_BYTES)
     current = -1
     p = _load(kind, output, jobs[0])
@@ -306,3 +291,39 @@ def run(jobs: Any, tiles: Any, counter: Any, key: Any, kind: Any, output: Any, p
         job = jobs[current]
         _draw_tile(kind, output, job, tile - job.tile, key, p, buffer, past_caches)
     fence()
+
+
+@cache
+def _compiled(kind: str, output: str) -> Callable[..., None]:
+    word = np.uint64(0)
+    return entry_point(_run, np.zeros(1, constants.JOB), 0, word, word, _TAGS[kind], _TAGS[output], False)
+
+
+def run(
+    jobs: NDArray[np.void],
+    tiles: int,
+    counter: NDArray[np.int64],
+    key: int,
+    kind: str,
+    output: str,
+    past_caches: bool,
+) -> None:
+    """Draw tiles until none is left; every thread of a call runs this over the same counter.
+
+    Parameters
+    ----------
+    jobs
+        Rows of `constants.JOB`, writable and contiguous, in the order of their first tiles.
+    tiles
+        Number of tiles of all jobs.
+    counter
+        Begins with the number of tiles claimed.
+    key
+        Philox key: the seed.
+    kind, output
+        Of all jobs, and of what they write.
+    past_caches
+        Whether to store past the caches, which pays when all that is written exceeds them.
+    """
+    address, seed = np.uint64(counter.ctypes.data), np.uint64(key)
+    _compiled(kind, output)(jobs, tiles, address, seed, _TAGS[kind], _TAGS[output], past_caches)

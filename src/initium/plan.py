@@ -191,6 +191,9 @@ class _Group:
 
     def table(self, kind: str, output: str) -> Table:
         """Return the rows of all jobs in order, each with its own address, stream and first tile."""
+        if len(self.chosen) == 1:  # a call for one tensor: a tenth of the time
+            address, stream = np.uint64(self.addresses[0]), np.uint64(self.streams[0])
+            return _table(kind, output, self.templates[0], address, stream)
         lengths = np.array([len(lines) for lines in self.templates])
         starts = np.cumsum(lengths) - lengths
         chosen = np.array(self.chosen)
@@ -198,8 +201,20 @@ class _Group:
         # Row k of a job is row starts[template] + k of all templates.
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         rows = np.concatenate(self.templates)[np.repeat(starts[chosen], counts) + within]
-        rows["address"] += np.repeat(np.array(self.addresses, np.uint64), counts)
-        rows["stream"] = np.repeat(np.array(self.streams, np.uint64), counts)
-        tiles = rows["tile"].copy()
-        rows["tile"] = np.cumsum(tiles) - tiles
-        return Table(kind, output, rows, int(tiles.sum()))
+        addresses = np.repeat(np.array(self.addresses, np.uint64), counts)
+        return _table(kind, output, rows, addresses, np.repeat(np.array(self.streams, np.uint64), counts))
+
+
+def _table(
+    kind: str,
+    output: str,
+    rows: NDArray[np.void],
+    addresses: NDArray[np.uint64] | np.uint64,
+    streams: NDArray[np.uint64] | np.uint64,
+) -> Table:
+    """Complete rows that begin at address and stream zero, and hold their numbers of tiles."""
+    rows["address"] += addresses
+    rows["stream"] = streams
+    ends = rows["tile"].cumsum()
+    rows["tile"] = ends - rows["tile"]
+    return Table(kind, output, rows, int(ends[-1]))

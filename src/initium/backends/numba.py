@@ -12,13 +12,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
-from numpy.typing import NDArray
 
 from initium.backends import Backend, Progress
 from initium.checks import check_count
 from initium.destinations import write_host
-from initium.kernels.cpu.fill import TAGS, run
-from initium.plan import Plan, Table
+from initium.kernels.cpu.fill import run
+from initium.plan import Plan
 
 __all__ = ["BACKEND"]
 
@@ -66,12 +65,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-def _draw(table: Table, counter: NDArray[np.int64], key: int, past_caches: bool) -> None:
-    kind, output = TAGS[table.kind], TAGS[table.output]
-    address = np.uint64(counter.ctypes.data)
-    run(table.rows, table.tiles, address, np.uint64(key), kind, output, past_caches)
-
-
 def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
     wanted = _available_cores() if threads is None else check_count("threads", threads, minimum=1)
     # One counter a cache line, so that threads in different tables do not share one.
@@ -83,7 +76,7 @@ def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
         # No barrier between tables: who finds one table claimed goes on to the next.
         for table, counter in zip(plan.tables, counters, strict=True):
             if counter[0] < table.tiles:
-                _draw(table, counter, plan.seed, past_caches)
+                run(table.rows, table.tiles, counter, plan.seed, table.kind, table.output, past_caches)
 
     def done() -> int:
         return sum(
@@ -106,7 +99,8 @@ def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
             counter[0] = max(counter[0], table.tiles)
         # Who has not started behind other calls is not waited for.
         others = [other for other in others if not other.cancel()]
-        wait(others)
+        if others:
+            wait(others)
     for other in others:
         other.result()
 
