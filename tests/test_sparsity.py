@@ -59,6 +59,31 @@ def test_slices_equal_the_whole(initializer, monkeypatch):
     assert np.array_equal(draw(initializer, (40, 30)), whole)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.95])
+def test_equal_choosers_go_by_their_place(monkeypatch, axis, share):
+    real = sparsity.SparseFill.choosers
+    monkeypatch.setattr(sparsity.SparseFill, "choosers", lambda *arguments: real(*arguments) % np.uint32(5))
+    whole = draw(Sparse(share, axis=axis), (60, 50))
+    fill = Sparse(share, axis=axis).resolve((60, 50))
+    words = ini.bits(3000, seed=1, name="w", start=1 << 63).reshape(60, 50) % 5
+    order = np.argsort(np.moveaxis(words, axis, 0), axis=0, kind="stable")[: fill.zeros]
+    expected = np.ones((*order.shape[1:], whole.shape[axis]), bool)
+    np.put_along_axis(expected, order.T, False, axis=1)
+    assert np.array_equal(whole != 0, expected.T if axis == 0 else expected)
+    box = (slice(50, 3, -2), slice(1, None, 3))
+    assert np.array_equal(draw(Sparse(share, axis=axis), (60, 50), box=box), whole[box])
+
+
+@pytest.mark.parametrize(
+    "initializer", [Sparse(0.3), SparseGaussian(5), ini.caffe_positive_unitball()], ids=str
+)
+def test_backends_agree(initializer):
+    for dtype in ("float32", "float64", "bfloat16"):
+        made = draw(initializer, (40, 30), dtype=dtype)
+        assert np.array_equal(draw(initializer, (40, 30), dtype=dtype, backend="numpy"), made)
+
+
 def test_places_of_zeros_are_uniform_and_independent():
     zero = np.stack([draw(Sparse(0.25), (8, 5000), seed=seed) == 0 for seed in range(4)])
     counts = zero.sum((0, 2))  # of each place in a column: 2 of 8, 20,000 columns

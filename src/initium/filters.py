@@ -16,7 +16,7 @@ from initium.checks import check_choice
 from initium.dtypes import DType
 from initium.fans import Fans
 from initium.fills import Fill
-from initium.patterns import PatternFill
+from initium.patterns import Draw, PatternFill
 
 __all__ = ["STFT", "Bilinear", "ConstantArray", "bilinear", "stft"]
 
@@ -48,7 +48,7 @@ class _FilterFill(PatternFill):
         finite = np.abs(self.values[np.isfinite(self.values)])
         return float(finite.max(initial=0.0))
 
-    def array(self, index: tuple[range, ...], dtype: DType, stream: int, seed: int) -> NDArray[Any]:
+    def array(self, index: tuple[range, ...], dtype: DType, draw: Draw) -> NDArray[Any]:
         """Return the values, through float32 for all but float64, as kernels round."""
         values = self.values if dtype.word_bits == 64 else self.values.astype(np.float32)
         inner = index[len(index) - values.ndim :]

@@ -29,7 +29,7 @@ from initium.destinations import Destination
 from initium.dtypes import DTYPES, DType
 from initium.fills import Encoding
 from initium.kernels import constants
-from initium.patterns import PatternFill, check_reach
+from initium.patterns import Draw, PatternFill, check_reach
 from initium.windows import windows
 
 __all__ = [
@@ -409,7 +409,7 @@ class IdentityFill(PatternFill):
         """Largest magnitude."""
         return abs(self.gain)
 
-    def array(self, index: tuple[range, ...], dtype: DType, stream: int, seed: int) -> NDArray[Any]:
+    def array(self, index: tuple[range, ...], dtype: DType, draw: Draw) -> NDArray[Any]:
         """Return a part of the matrix."""
         rows, columns = (np.asarray(i) for i in index)
         return np.where(rows[:, None] == columns, self.gain, 0.0)
@@ -479,7 +479,7 @@ class DiracFill(PatternFill):
         """Largest magnitude."""
         return 1.0
 
-    def array(self, index: tuple[range, ...], dtype: DType, stream: int, seed: int) -> NDArray[Any]:
+    def array(self, index: tuple[range, ...], dtype: DType, draw: Draw) -> NDArray[Any]:
         """Return a part of the weight."""
         at = np.ix_(*(np.asarray(i) for i in index))
         per_group = max(1, self.shape[self.out_axis] // self.groups)

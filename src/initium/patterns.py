@@ -10,20 +10,54 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from initium.boxes import Box, whole
 from initium.destinations import Destination
-from initium.dtypes import DType
-from initium.fills import Encoding
+from initium.dtypes import DTYPES, DType
+from initium.fills import Encoding, Fill, WordsFill
 from initium.kernels import constants
 from initium.windows import Window
 
-__all__ = ["PATTERN", "PatternFill", "PatternJob", "write_pattern"]
+__all__ = ["PATTERN", "Draw", "PatternFill", "PatternJob", "write_pattern"]
 
 #: The kind that a pattern's encoding names; no kernel draws it.
 PATTERN = "pattern"
 # Values that `array` is asked for at a time.
 _VALUES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Values of independent fills under one tensor's name, for patterns that are made of some.
+
+    Attributes
+    ----------
+    stream, seed
+        Of the tensor.
+    sample
+        ``sample(stream, fill, box, dtype, seed)`` returns an array on the CPU.
+    """
+
+    stream: int
+    seed: int
+    sample: Callable[[int, Fill, Box, DType, int], NDArray[Any]]
+
+    def __call__(
+        self, fill: Fill, shape: tuple[int, ...], index: tuple[range, ...], dtype: DType
+    ) -> NDArray[Any]:
+        """Return the values of `fill` on a global shape at ``np.ix_(*index)``, all ranges not empty."""
+        strides = whole(shape).steps
+        start = sum(along.start * stride for along, stride in zip(index, strides, strict=True))
+        steps = tuple(along.step * stride for along, stride in zip(index, strides, strict=True))
+        return self.sample(self.stream, fill, Box(tuple(map(len, index)), start, steps), dtype, self.seed)
+
+    def words(
+        self, shape: tuple[int, ...], index: tuple[range, ...], first_block: int = 0
+    ) -> NDArray[np.uint32]:
+        """Return one word for each element."""
+        return self(WordsFill(first_block), shape, index, DTYPES["float32"]).view(np.uint32)
 
 
 class PatternFill:
@@ -54,10 +88,10 @@ class PatternFill:
         """Largest magnitude of a value, which the dtype must hold."""
         raise NotImplementedError
 
-    def array(self, index: tuple[range, ...], dtype: DType, stream: int, seed: int) -> NDArray[Any]:
+    def array(self, index: tuple[range, ...], dtype: DType, draw: Draw) -> NDArray[Any]:
         """Return the values at ``np.ix_(*index)``, in any real dtype that rounds to `dtype` once.
 
-        They may depend on `index`, `dtype`, `stream` and `seed` alone, so that slices equal the whole.
+        They may depend on `index`, `dtype` and on what `draw` gives alone, so that slices equal the whole.
         """
         raise NotImplementedError
 
@@ -87,11 +121,11 @@ class PatternJob:
         return -(-math.prod(self.window.destination.shape) // constants.TILE)
 
 
-def write_pattern(job: PatternJob, seed: int, write: Callable[[NDArray[Any], Destination], None]) -> None:
+def write_pattern(job: PatternJob, draw: Draw, write: Callable[[NDArray[Any], Destination], None]) -> None:
     """Make the values of a job piece by piece; `write` puts an array into memory of its shape."""
     for window in _pieces(job.window):
         target = window.destination
-        write(job.fill.array(window.index, target.dtype, job.stream, seed), target)
+        write(job.fill.array(window.index, target.dtype, draw), target)
 
 
 def _pieces(window: Window) -> Iterator[Window]:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from initium.dtypes import DType
 from initium.fans import Fans
 from initium.fills import Fill
-from initium.kernels.reference.philox import philox_words
-from initium.patterns import PatternFill
+from initium.patterns import Draw, PatternFill
 
 __all__ = ["PositiveUnitball", "caffe_positive_unitball"]
 
@@ -23,20 +22,17 @@ __all__ = ["PositiveUnitball", "caffe_positive_unitball"]
 _WORDS = 1 << 22
 
 
-def _integers(index: NDArray[np.uint64], stream: int, seed: int) -> NDArray[np.int64]:
+def _integers(words: NDArray[np.uint32]) -> NDArray[np.int64]:
     """Return odd integers below 2**25: uniform on (0, 1) but for a factor that cancels."""
-    return (philox_words(index, stream, seed).astype(np.int64) >> 8 << 1) + 1
+    return (words.astype(np.int64) >> 8 << 1) + 1
 
 
 @lru_cache(maxsize=4096)
-def _row_sum(row: int, length: int, stream: int, seed: int) -> int:
+def _row_sum(row: int, rows: int, length: int, draw: Draw) -> int:
     """Return the sum of a row's integers, which is exact and so does not depend on any order."""
-    total = 0
-    for first in range(row * length, (row + 1) * length, _WORDS):
-        count = min(_WORDS, (row + 1) * length - first)
-        index = np.arange(count, dtype=np.uint64) + np.uint64(first)
-        total += int(_integers(index, stream, seed).sum())
-    return total
+    parts = (range(first, min(first + _WORDS, length)) for first in range(0, length, _WORDS))
+    here = range(row, row + 1)
+    return sum(int(_integers(draw.words((rows, length), (here, part))).sum()) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -67,20 +63,12 @@ class PositiveUnitballFill(PatternFill):
         """Bound of all values: 1."""
         return 1.0
 
-    def array(self, index: tuple[range, ...], dtype: DType, stream: int, seed: int) -> NDArray[Any]:
+    def array(self, index: tuple[range, ...], dtype: DType, draw: Draw) -> NDArray[Any]:
         """Return the quotients in float64."""
-        rows, inner = index[0], self.shape[1:]
-        place = np.zeros((), np.uint64)
-        step = 1
-        for axis in reversed(range(len(inner))):
-            along = np.array(index[axis + 1], np.uint64) * np.uint64(step)
-            place = place + along.reshape((-1,) + (1,) * (len(inner) - 1 - axis))
-            step *= inner[axis]
-        values = [
-            _integers(place.ravel() + np.uint64(row * step), stream, seed) / _row_sum(row, step, stream, seed)
-            for row in rows
-        ]
-        return np.stack(values).reshape(tuple(map(len, index)))
+        sums = [_row_sum(row, self.shape[0], self._length, draw) for row in index[0]]
+        integers = _integers(draw.words(self.shape, index))
+        quotients: NDArray[np.float64] = integers / np.array(sums).reshape((-1,) + (1,) * (integers.ndim - 1))
+        return quotients
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from initium.destinations import Destination
-from initium.patterns import write_pattern
-from initium.plan import Plan
+from initium.boxes import Box
+from initium.destinations import Destination, destination_of
+from initium.dtypes import DType
+from initium.fills import Fill
+from initium.patterns import Draw, write_pattern
+from initium.plan import Job, Plan, plan
 
 __all__ = ["BACKENDS", "Backend", "backend_for", "lookup"]
 
@@ -36,6 +41,8 @@ class Backend:
         ``orthogonal(plan, threads, progress)`` makes its orthogonal matrices.
     write
         ``write(array, destination)`` rounds a NumPy array into memory of the same shape.
+    fill_host
+        As `fill`, but into this machine's memory, for patterns that are made there.
     """
 
     name: str
@@ -43,9 +50,10 @@ class Backend:
     fill: Callable[[Plan, int | None, Progress | None], None]
     orthogonal: Callable[[Plan, int | None, Progress | None], None]
     write: Callable[[NDArray[Any], Destination], None]
+    fill_host: Callable[[Plan, int | None, Progress | None], None]
 
-    def run(self, plan: Plan, threads: int | None = None, progress: Progress | None = None) -> None:
-        """Do every job of the plan."""
+    def run(self, made: Plan, threads: int | None = None, progress: Progress | None = None) -> None:
+        """Do every job of a plan."""
         done = 0
 
         def report(units: int) -> None:
@@ -53,15 +61,23 @@ class Backend:
                 progress(done + units)
 
         listener = None if progress is None else report
-        self.fill(plan, threads, listener)
-        done += plan.tiles
-        if plan.matrices:  # these need more of a backend's libraries
-            self.orthogonal(plan, threads, listener)
-            done += sum(job.units for job in plan.matrices)
-        for job in plan.patterns:
-            write_pattern(job, plan.seed, self.write)
+        self.fill(made, threads, listener)
+        done += made.tiles
+        if made.matrices:  # these need more of a backend's libraries
+            self.orthogonal(made, threads, listener)
+            done += sum(job.units for job in made.matrices)
+        for job in made.patterns:
+            draw = Draw(job.stream, made.seed, partial(self._sample, threads))
+            write_pattern(job, draw, self.write)
             done += job.units
             report(0)
+
+    def _sample(
+        self, threads: int | None, stream: int, fill: Fill, box: Box, dtype: DType, seed: int
+    ) -> NDArray[Any]:
+        values = np.empty(box.shape, dtype.numpy)
+        self.fill_host(plan([Job(stream, fill, box, destination_of(values))], seed), threads, None)
+        return values
 
 
 #: Names of all backends, the preferred one of a device first.

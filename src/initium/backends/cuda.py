@@ -215,4 +215,10 @@ def _moved(job: Job, address: int, device: str, owner: Any) -> Job:
     return job._replace(destination=moved)
 
 
-BACKEND = Backend("cuda", ("cuda",), _fill, _orthogonal, _write)
+def _fill_for_patterns(made: Plan, threads: int | None, progress: Progress | None) -> None:
+    from initium.backends import numba  # patterns are made in this machine's memory
+
+    numba.BACKEND.fill(made, threads, progress)
+
+
+BACKEND = Backend("cuda", ("cuda",), _fill, _orthogonal, _write, _fill_for_patterns)

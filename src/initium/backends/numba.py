@@ -119,4 +119,4 @@ def _orthogonal(plan: Plan, threads: int | None, progress: Progress | None) -> N
     run_orthogonal(plan, wanted, lambda part: _fill(part, 1, None), _pool.start, progress)
 
 
-BACKEND = Backend("numba", ("cpu",), _fill, _orthogonal, write_host)
+BACKEND = Backend("numba", ("cpu",), _fill, _orthogonal, write_host, _fill)

@@ -51,4 +51,4 @@ def _orthogonal(plan: Plan, threads: int | None, progress: Progress | None) -> N
     run_reference(plan, lambda part: _fill(part, None, None), progress)
 
 
-BACKEND = Backend("numpy", ("cpu",), _fill, _orthogonal, write_host)
+BACKEND = Backend("numpy", ("cpu",), _fill, _orthogonal, write_host, _fill)
