@@ -107,8 +107,7 @@ def jax_law(initializer: Any, shape: Sequence[int]) -> Law:
             return normal(shape=shape, mean=0.0, std=1.0) * scale
 
         # From 0.12 on JAX draws normals from its own uniforms here.
-        own = mock.patch.object(module, "_scaled_normal", scaled_normal, create=True)
-        with own:
+        with mock.patch.object(module, "_scaled_normal", scaled_normal, create=True):
             scaled = initializer(jax.random.key(0), tuple(shape), jnp.float32)
     (law,) = heard
     factor = float(np.asarray(scaled).flat[0])
