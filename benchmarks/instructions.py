@@ -19,6 +19,7 @@ from initium.kernels import constants
 FILE = Path(__file__).with_name("results") / "instructions.json"
 KINDS = (constants.UNIFORM, constants.CENTRAL_NORMAL, constants.NORMAL)
 OUTPUTS = ("float32", "bfloat16", "float16", "float8_e4m3fn")
+KERNELS = ((constants.WORDS, "bits32"), *((kind, output) for kind in KINDS for output in OUTPUTS))
 ARCHITECTURES = (80, 90, 100)
 
 
@@ -27,8 +28,7 @@ def main() -> None:
     kernels = {
         f"{kind} {output} sm_{arch}": nvrtc.cost(kind, output, arch)
         for arch in ARCHITECTURES
-        for kind in KINDS
-        for output in OUTPUTS
+        for kind, output in KERNELS
     }
     table = {"nvrtc": nvrtc.version(), "kernels": kernels}
     FILE.write_text(json.dumps(table, indent=1) + "\n", "utf-8")

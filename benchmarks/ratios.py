@@ -152,6 +152,47 @@ def many_tensors(rounds: int) -> list[Row]:
     return rows
 
 
+def others(rounds: int) -> list[Row]:
+    """Compare raw words, calls for tiny tensors and sparse weights."""
+    words, generator = N // 4, np.random.Generator(np.random.Philox(1))
+    bias, out = torch.empty(256), np.empty(256, np.float32)
+    matrix = torch.empty(2048, 2048)
+    calls = 1000
+
+    def repeated(call: Run) -> Run:
+        return lambda: [call() for _ in range(calls)]
+
+    return [
+        compare(
+            "bits: times NumPy's Philox",
+            "",
+            lambda: ini.bits(words, seed=1, name="w"),
+            lambda: generator.integers(0, 1 << 32, words, np.uint32),
+            words,
+            words,
+            rounds,
+        ),
+        compare(
+            "256 normals in a call: times torch",
+            "",
+            repeated(lambda: ini.normal(256, 0.0, 0.02, seed=1, name="b", out=out)),
+            repeated(lambda: bias.normal_(0.0, 0.02)),
+            256 * calls,
+            256 * calls,
+            rounds,
+        ),
+        compare(
+            "sparse, 2048 x 2048: times torch",
+            "",
+            lambda: ini.torch.init.sparse_(matrix, 0.1, seed=1),
+            lambda: torch.nn.init.sparse_(matrix, 0.1),
+            matrix.numel(),
+            matrix.numel(),
+            rounds,
+        ),
+    ]
+
+
 def whole_model(rounds: int) -> list[Row]:
     """Compare GPT-2 XL in float32, one call, with torch.nn.init over the same tensors."""
     specs = architectures.resolve_model("gpt2-xl").tensors
@@ -244,6 +285,7 @@ def main(rounds: int, write: bool, only: str) -> None:
     groups = {
         "elementwise": lambda: elementwise(rounds),
         "many": lambda: many_tensors(rounds),
+        "others": lambda: others(rounds),
         "model": lambda: whole_model(rounds),
         "start": start_up,
     }
