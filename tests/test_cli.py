@@ -440,6 +440,15 @@ def test_a_closed_pipe_is_no_error():
     assert errors == b""
 
 
+def test_a_checkpoint_without_weights(tmp_path):
+    path = tmp_path / "ids.safetensors"
+    save_file({"ids": torch.arange(5), "mask": torch.zeros(3, dtype=torch.bool)}, path)
+    for command in (("plan", path), ("init", path, "-o", tmp_path / "out.safetensors")):
+        said = run(*command, "--recipe", "normal", code=1).stderr
+        assert said == f"Error: {path} has no weights to draw, only integers and booleans such as 'ids'\n"
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 @pytest.fixture
 def not_in_the_background():
     """Undo, for child processes too, that shells ignore SIGINT in what they start in the background."""

@@ -169,6 +169,9 @@ class _Task:
 
 
 def _task(model: Architecture, recipe: Recipe | None, dtype: str | None) -> _Task:
+    if not model.tensors:
+        others = f", only integers and booleans such as {model.left_out[0]!r}" if model.left_out else ""
+        raise ValueError(f"{model.name} has no weights to draw{others}")
     chosen = _default_recipe(model) if recipe is None else recipe
     wanted = dtype or chosen.dtype
     model = model if wanted is None else model.with_dtype(wanted)
