@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -243,7 +243,9 @@ def machine(cupy: Any) -> dict[str, str]:
         "device": properties["name"].decode(),
         "multiprocessors": str(properties["multiProcessorCount"]),
         "memory_gib": f"{properties['totalGlobalMem'] / 2**30:.0f}",
-        "driver": subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip(),
+        "driver": subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+        if shutil.which("nvidia-smi")
+        else "unknown",
         "cuda": str(cupy.cuda.runtime.driverGetVersion()),
         "nvrtc": ".".join(map(str, importlib.import_module("cupy_backends.cuda.libs.nvrtc").getVersion())),
         "python": platform.python_version(),
@@ -296,24 +298,26 @@ def render(data: dict[str, Any]) -> str:
     """Return the section of README.md; `benchmarks/render.py` puts it there."""
     about = data["machine"]
     versions = ", ".join(f"{name} {about[package]}" for package, name in NAMES.items())
-    fill = max(data.get("fill_gb_per_s", {"": math.nan}).values())
+    fill = max(data.get("fill_gb_per_s", {}).values(), default=None)
     ours = data.get("ours_gb_per_s", {})
-    lines = [f"{about['device']}, driver {about['driver']}, {versions}. Fill: {fill:.0f} GB/s."]
-    absent = {**data["missing"], **data["failed"]}
+    lines = [f"{about['device']}, driver {about['driver']}, {versions}."]
+    lines[0] += f" Fill: {fill:.0f} GB/s." if fill else ""
+    absent = {step: "not reached" for step in STEPS if step not in data} | data["missing"] | data["failed"]
     lines += [f"\nNot measured: {step} ({why})." for step, why in absent.items()]
     if ours:
         lines += ["", "| ours | GB/s | of fill | goal |", "| --- | --- | --- | --- |"]
     for name, rate in ours.items():
         goal = GOALS.get(tuple(name.split()))  # type: ignore[arg-type]
-        lines.append(f"| {name} | {rate:.0f} | {rate / fill:.2f} | {f'>= {goal}' if goal else ''} |")
+        share = f"{rate / fill:.2f}" if fill else ""
+        lines.append(f"| {name} | {rate:.0f} | {share} | {f'>= {goal}' if goal else ''} |")
     peers: dict[str, float] = {}
     for step in STEPS:
         peers |= data.get(step, {}) if step.startswith("peers") else {}
     if peers:
         lines += ["", "| peer | GB/s | ours is |", "| --- | --- | --- |"]
     for name, rate in peers.items():
-        mine = ours.get(_counterpart(name), math.nan)
-        lines.append(f"| {name} | {rate:.0f} | {f'{mine / rate:.1f} x' if mine == mine else ''} |")
+        mine = ours.get(_counterpart(name))
+        lines.append(f"| {name} | {rate:.0f} | {f'{mine / rate:.1f} x' if mine else ''} |")
     if "overheads_s" in data:
         lines += [
             "",

@@ -59,11 +59,20 @@ def test_slices_equal_the_whole(initializer, monkeypatch):
     assert np.array_equal(draw(initializer, (40, 30)), whole)
 
 
+def test_slices_share_what_was_found_of_the_whole():
+    sparsity._borders.cache_clear()
+    for row in range(20):
+        draw(Sparse(0.3), (20, 3000), seed=77, box=(slice(row, row + 1),))
+    assert sparsity._borders.cache_info().misses == 1
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.95])
-def test_equal_choosers_go_by_their_place(monkeypatch, axis, share):
+def test_equal_choosers_go_by_their_place(monkeypatch, request, axis, share):
     real = sparsity.SparseFill.choosers
     monkeypatch.setattr(sparsity.SparseFill, "choosers", lambda *arguments: real(*arguments) % np.uint32(5))
+    sparsity._borders.cache_clear()  # of real choosers, and then of these
+    request.addfinalizer(sparsity._borders.cache_clear)
     whole = draw(Sparse(share, axis=axis), (60, 50))
     fill = Sparse(share, axis=axis).resolve((60, 50))
     words = ini.bits(3000, seed=1, name="w", start=1 << 63).reshape(60, 50) % 5

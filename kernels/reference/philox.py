@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from initium.kernels import constants
 
-__all__ = ["philox4x32", "philox_blocks", "philox_words"]
+__all__ = ["philox4x32", "philox_words"]
 
 _WORD = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -44,15 +44,8 @@ def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[
     return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
 
 
-def philox_blocks(first: int, count: int, stream: int, seed: int) -> NDArray[np.uint32]:
-    """Return `count` blocks of a stream from block `first` on, shape (count, 4).
-
-    Counter = (block low, block high, stream low, stream high), key = (seed low, seed high).
-    """
-    return _blocks(np.arange(count, dtype=np.uint64) + np.uint64(first), stream, seed)
-
-
 def _blocks(block: NDArray[np.uint64], stream: int, seed: int) -> NDArray[np.uint32]:
+    # Counter = (block low, block high, stream low, stream high), key = (seed low, seed high).
     counter = np.empty((block.size, 4), np.uint32)
     counter[:, 0], counter[:, 1] = block & _WORD, block >> _HALF
     counter[:, 2], counter[:, 3] = stream % 2**32, stream >> 32

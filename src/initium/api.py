@@ -31,7 +31,7 @@ def bits(
     seed: int,
     name: str,
     start: int = 0,
-    device: str = "cpu",
+    device: str | None = None,
     backend: str | None = None,
     threads: int | None = None,
 ) -> Any:
@@ -64,8 +64,10 @@ def bits(
     if first + number > _WORDS_OF_A_STREAM:
         raise ValueError(f"start={first} and count={number} leave the stream; it has 2**66 words")
     block, skip = divmod(first, WORDS_PER_BLOCK)
-    target = _target((number,), None, device, None)
-    job = Job(stream_id(name), WordsFill(block), boxes.Box((number,), skip, (1,)), target)
+    stream, seed = stream_id(name), check_seed(seed)
+    shape = check_shape(number, "count")
+    target = _target(shape, None, device, None)
+    job = Job(stream, WordsFill(block), boxes.Box(shape, skip, (1,)), target)
     backend_for([target.device], backend).run(plan([job], seed), threads)
     return target.owner.view(np.uint32)
 

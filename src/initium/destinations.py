@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -247,9 +248,18 @@ def allocate(specs: Sequence[tuple[tuple[int, ...], DType]], device: str = "cpu"
 
     In memory of the CPU they are NumPy's; their pages are first touched by the threads that fill them. In
     that of a GPU they are CuPy's.
+
+    Raises
+    ------
+    MemoryError
+        If they do not fit.
     """
     if device != "cpu":
         from initium import cuda
 
         return cuda.allocate(specs, device)
-    return [np.empty(shape, dtype.numpy) for shape, dtype in specs]
+    try:
+        return [np.empty(shape, dtype.numpy) for shape, dtype in specs]
+    except (MemoryError, ValueError) as error:  # NumPy's ValueError: more bytes than there are addresses
+        nbytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in specs)
+        raise MemoryError(f"{len(specs)} arrays of {nbytes:,} bytes do not fit in memory: {error}") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,14 @@ from initium.fills import Encoding, Fill, WordsFill
 from initium.kernels import constants
 from initium.windows import Window
 
-__all__ = ["PATTERN", "Draw", "PatternFill", "PatternJob", "write_pattern"]
+__all__ = ["LINES", "PATTERN", "Draw", "PatternFill", "PatternJob", "by_blocks", "write_pattern"]
 
 #: The kind that a pattern's encoding names; no kernel draws it.
 PATTERN = "pattern"
 # Values that `array` is asked for at a time.
 _VALUES = 1 << 22
+#: Lines that are looked at together at most, where each takes a look at all of its values.
+LINES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Draw:
 
     stream: int
     seed: int
-    sample: Callable[[int, Fill, Box, DType, int], NDArray[Any]]
+    # Whoever draws, the values are the same: what is remembered for one is right for the other.
+    sample: Callable[[int, Fill, Box, DType, int], NDArray[Any]] = field(compare=False)
 
     def __call__(
         self, fill: Fill, shape: tuple[int, ...], index: tuple[range, ...], dtype: DType
@@ -58,6 +61,16 @@ class Draw:
     ) -> NDArray[np.uint32]:
         """Return one word for each element."""
         return self(WordsFill(first_block), shape, index, DTYPES["float32"]).view(np.uint32)
+
+
+def by_blocks(lines: range, block: int, of_block: Callable[[int], NDArray[Any]]) -> NDArray[Any]:
+    """Return a value for each line; ``of_block(first)`` gives those of `block` lines from `first` on."""
+    wanted = np.array(lines)
+    numbers, where = np.unique(wanted // block, return_inverse=True)
+    found = [of_block(int(number) * block) for number in numbers]
+    starts = np.cumsum([0, *(len(values) for values in found)])
+    values: NDArray[Any] = np.concatenate(found)[starts[where] + wanted % block]
+    return values
 
 
 class PatternFill:

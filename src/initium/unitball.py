@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from initium.dtypes import DType
 from initium.fans import Fans
 from initium.fills import Fill
-from initium.patterns import Draw, PatternFill
+from initium.patterns import LINES, Draw, PatternFill, by_blocks
 
 __all__ = ["PositiveUnitball", "caffe_positive_unitball"]
 
-# Words that are drawn at a time while a row is summed up.
+# Words that are drawn at a time while rows are summed up.
 _WORDS = 1 << 22
 
 
@@ -27,12 +27,15 @@ def _integers(words: NDArray[np.uint32]) -> NDArray[np.int64]:
     return (words.astype(np.int64) >> 8 << 1) + 1
 
 
-@lru_cache(maxsize=4096)
-def _row_sum(row: int, rows: int, length: int, draw: Draw) -> int:
-    """Return the sum of a row's integers, which is exact and so does not depend on any order."""
-    parts = (range(first, min(first + _WORDS, length)) for first in range(0, length, _WORDS))
-    here = range(row, row + 1)
-    return sum(int(_integers(draw.words((rows, length), (here, part))).sum()) for part in parts)
+@lru_cache(maxsize=64)
+def _sums(first: int, count: int, rows: int, length: int, draw: Draw) -> NDArray[np.int64]:
+    """Return the sums of some rows' integers, which are exact and so do not depend on any order."""
+    block = range(first, min(first + count, rows))
+    total = np.zeros(len(block), np.int64)
+    for begin in range(0, length, _WORDS):
+        part = range(begin, min(begin + _WORDS, length))
+        total += _integers(draw.words((rows, length), (block, part))).sum(axis=1)
+    return total
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,11 @@ class PositiveUnitballFill(PatternFill):
 
     def array(self, index: tuple[range, ...], dtype: DType, draw: Draw) -> NDArray[Any]:
         """Return the quotients in float64."""
-        sums = [_row_sum(row, self.shape[0], self._length, draw) for row in index[0]]
+        rows, length = self.shape[0], self._length
+        block = min(max(1, _WORDS // length), LINES)
+        sums = by_blocks(index[0], block, lambda first: _sums(first, block, rows, length, draw))
         integers = _integers(draw.words(self.shape, index))
-        quotients: NDArray[np.float64] = integers / np.array(sums).reshape((-1,) + (1,) * (integers.ndim - 1))
+        quotients: NDArray[np.float64] = integers / sums.reshape((-1,) + (1,) * (integers.ndim - 1))
         return quotients
 
 

@@ -41,8 +41,8 @@ class Backend:
         ``orthogonal(plan, threads, progress)`` makes its orthogonal matrices.
     write
         ``write(array, destination)`` rounds a NumPy array into memory of the same shape.
-    fill_host
-        As `fill`, but into this machine's memory, for patterns that are made there.
+    fill_for_patterns
+        As `fill`, but in this machine's memory and by its CPU, where patterns are made.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Backend:
     fill: Callable[[Plan, int | None, Progress | None], None]
     orthogonal: Callable[[Plan, int | None, Progress | None], None]
     write: Callable[[NDArray[Any], Destination], None]
-    fill_host: Callable[[Plan, int | None, Progress | None], None]
+    fill_for_patterns: Callable[[Plan, int | None, Progress | None], None]
 
     def run(self, made: Plan, threads: int | None = None, progress: Progress | None = None) -> None:
         """Do every job of a plan."""
@@ -76,7 +76,7 @@ class Backend:
         self, threads: int | None, stream: int, fill: Fill, box: Box, dtype: DType, seed: int
     ) -> NDArray[Any]:
         values = np.empty(box.shape, dtype.numpy)
-        self.fill_host(plan([Job(stream, fill, box, destination_of(values))], seed), threads, None)
+        self.fill_for_patterns(plan([Job(stream, fill, box, destination_of(values))], seed), threads, None)
         return values
 
 
