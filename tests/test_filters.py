@@ -155,7 +155,7 @@ def test_slices_of_the_unit_ball_equal_the_whole(monkeypatch):
     assert np.array_equal(draw(PositiveUnitball(), (6, 4, 5), box=box), whole[box])
     monkeypatch.setattr(patterns, "_VALUES", 7)
     monkeypatch.setattr(unitball, "_WORDS", 3)
-    unitball._row_sum.cache_clear()
+    unitball._sums.cache_clear()
     assert np.array_equal(draw(PositiveUnitball(), (6, 4, 5)), whole)
 
 
