@@ -1,5 +1,6 @@
 """The engine around the kernels: threads, fork, bad input, odd shapes, and whole models in one call."""
 
+import gc
 import os
 import re
 import subprocess
@@ -71,6 +72,22 @@ def test_the_pool_is_kept_and_grows():
         ini.normal(1 << 20, seed=1, threads=threads)
     assert threading.active_count() <= alive + 8
     assert numba_backend._pool._size >= 6
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(enabled):
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        ini.init_model({"w": (3, 4)}, ini.Normal(), seed=1)
+        assert gc.isenabled() == enabled
+        plan_model({"w": (3, 4)}, ini.Normal(), seed=1)
+        assert gc.isenabled() == enabled
+        with pytest.raises(UnmatchedError):
+            ini.init_model({"w": (3, 4)}, {"b": ini.Normal()}, seed=1)
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

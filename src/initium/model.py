@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -184,8 +185,9 @@ def init_model(
         If a rule matches nothing.
     """
     seed = check_seed(seed)
-    done = _prepare(_mapping(params), rules, dtype, device)
-    made = _plan(done, seed)
+    with _no_collections():
+        done = _prepare(_mapping(params), rules, dtype, device)
+        made = _plan(done, seed)
     chosen = backend_for((d.destination.device for d in done), backend)
     start = time.perf_counter()
     with _reporter(progress, made.units) as report:
@@ -215,7 +217,8 @@ def plan_model(
     Plan
         For `run_plan`, any number of times; it keeps the arrays alive (``plan.jobs[i].destination.owner``).
     """
-    return _plan(_prepare(_mapping(params), rules, dtype, device), check_seed(seed))
+    with _no_collections():
+        return _plan(_prepare(_mapping(params), rules, dtype, device), check_seed(seed))
 
 
 def run_plan(
@@ -238,6 +241,22 @@ def run_plan(
     with _reporter(progress, plan.units) as report:
         chosen.run(plan, threads, report)
     mark_as_written(job.destination for job in plan.jobs)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep Python's cyclic garbage collector from running.
+
+    Whenever enough objects were made it looks for cycles, at times among all objects of all libraries, and
+    there are none among these: plans of 10,000 tensors took 5 % longer, and every few calls three times.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def _plan(done: Iterable[_Done], seed: int) -> Plan:
