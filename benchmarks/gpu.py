@@ -47,7 +47,7 @@ GOALS = {
 }
 
 #: Libraries whose versions count, and how the page writes them.
-PACKAGES = {name: name for name in ("cupy", "numpy", "torch", "jax", "numba")}
+PACKAGES = ("cupy", "numpy", "torch", "jax", "numba")
 NAMES = {"cupy": "CuPy", "nvrtc": "NVRTC", "torch": "torch", "jax": "JAX"}
 
 Call = Callable[[], object]
@@ -250,7 +250,7 @@ def machine(cupy: Any) -> dict[str, str]:
         "nvrtc": ".".join(map(str, importlib.import_module("cupy_backends.cuda.libs.nvrtc").getVersion())),
         "python": platform.python_version(),
         "initium": ini.__version__,
-        **{name: _version(package) for name, package in PACKAGES.items()},
+        **{package: _version(package) for package in PACKAGES},
     }
 
 

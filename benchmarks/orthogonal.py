@@ -6,14 +6,13 @@ Run ``python benchmarks/orthogonal.py``; it takes about a minute. With ``--write
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any
 
 import click
 import numpy as np
 import torch
-from ratios import RESULTS, Row, Run, compare, cores, machine, show
+from ratios import Row, Run, compare, cores, save, show
 
 import initium as ini
 
@@ -84,9 +83,7 @@ def main(rounds: int, write: bool) -> None:
     rows = [row for group in (large, product, slices, batches) for row in group(rounds)]
     show(rows)
     if write:
-        RESULTS.mkdir(exist_ok=True)
-        text = json.dumps({"machine": machine(), "rows": rows}, indent=1)
-        (RESULTS / "orthogonal.json").write_text(text + "\n")
+        save(rows, "orthogonal.json")
 
 
 if __name__ == "__main__":

@@ -273,6 +273,13 @@ def show(rows: list[Row]) -> None:
     Console().print(table)
 
 
+def save(rows: list[Row], name: str) -> None:
+    """Write the rows, and where they were measured, to a file among the results."""
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({"machine": machine(), "rows": rows}, indent=1)
+    (RESULTS / name).write_text(text + "\n")
+
+
 @click.command()
 @click.option("--rounds", default=9, show_default=True, help="Pairs of runs per claim.")
 @click.option("--write/--no-write", default=False, help="Write results/cpu.json.")
@@ -293,9 +300,7 @@ def main(rounds: int, write: bool, only: str) -> None:
     rows = [row for name in chosen for row in groups[name]()]
     show(rows)
     if write:
-        RESULTS.mkdir(exist_ok=True)
-        text = json.dumps({"machine": machine(), "rows": rows}, indent=1)
-        (RESULTS / "cpu.json").write_text(text + "\n")
+        save(rows, "cpu.json")
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ _ITEMSIZE = {
 # Kinds and outputs: dtypes, and for words and constants the widths of bits.
 _TAGS = {name: Tag(name) for name in (*constants.KINDS, *_ITEMSIZE)}
 
-# Blocks in flight: words and uniforms keep few values alive and gain a fifth by twice as many; float64 lanes
-# of a bounded normal keep many, and fewer blocks avoid spills.
+# Blocks in flight: uniforms keep few values alive and gain a fifth by twice as many, words keep fewer still;
+# float64 lanes of a bounded normal keep many, and fewer blocks avoid spills.
 _LANES = {
     **{constants.WORDS: 2 * LANES, constants.UNIFORM: 2 * LANES},
     constants.BOUNDED_NORMAL: max(2, LANES // 4),

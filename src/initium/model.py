@@ -248,7 +248,7 @@ def _no_collections() -> Iterator[None]:
     """Keep Python's cyclic garbage collector from running.
 
     Whenever enough objects were made it looks for cycles, at times among all objects of all libraries, and
-    there are none among these: plans of 10,000 tensors took 5 % longer, and every few calls three times.
+    there are none among these: plans of 10,000 tensors took 5 % longer, and at times three times as long.
     """
     before = gc.isenabled()
     gc.disable()

@@ -25,7 +25,7 @@ from initium.patterns import LINES, Draw, PatternFill, by_blocks
 
 __all__ = ["Sparse", "SparseGaussian", "caffe_gaussian", "lasagne_sparse", "sparse"]
 
-#: Block of the first word that chooses zeros: values take words below 2**63 (float64: of fewer elements).
+#: Block of the first word that chooses zeros, word 2**63; values take those below (two each for float64).
 _FIRST_BLOCK = 1 << 61
 # Words that are drawn at a time while a column's border is sought.
 _WORDS = 1 << 22
@@ -116,9 +116,9 @@ class SparseFill(_MaskedNormal):
 
 @lru_cache(maxsize=64)
 def _borders(fill: SparseFill, first: int, count: int, draw: Draw) -> NDArray[np.uint64]:
-    """Return, for each of some lines, the smallest chooser that is kept.
+    """Return, for each of some lines, the smallest chooser that is kept, in the upper 32 bits.
 
-    Above 32 bits of the first place from which on it is, if smaller places have the same chooser; else 0.
+    The lower 32 say from which place on it is kept, where other places before have the same chooser; else 0.
     """
     length, lines = fill.shape[fill.axis], range(first, min(first + count, fill.shape[1 - fill.axis]))
     index = (range(length), lines) if fill.axis == 0 else (lines, range(length))
