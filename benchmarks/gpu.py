@@ -23,10 +23,12 @@ from typing import Any
 import numpy as np
 
 import initium as ini
-from initium import architectures, cuda, dtypes
+from initium import dtypes
 from initium.backends import cuda as backend
-from initium.kernels import constants
+from initium.kernels import table as T
 from initium.kernels.cuda import source
+from initium.memory import cuda
+from initium.models.built_in import built_in
 
 FILE = Path(__file__).with_name("results") / "gpu.json"
 #: Bytes of what is filled: several times the cache, and a millisecond of an H200.
@@ -121,7 +123,7 @@ def ours(cupy: Any) -> dict[str, float]:
 
 def _array(dtype: str) -> Any:
     known = dtypes.lookup(dtype)
-    return cuda.allocate([((NBYTES // known.itemsize,), known)], cuda.device_name("cuda"))[0]
+    return cuda.allocate([((NBYTES // known.itemsize,), known)], cuda.device_name("cuda"))[0].owner
 
 
 def peers_cupy(cupy: Any) -> dict[str, float]:
@@ -183,7 +185,7 @@ def overheads(cupy: Any) -> list[dict[str, float]]:
             cupy, lambda params=params: ini.init_model(params, SAMPLERS["normal"], seed=1), 7
         )
         made = ini.plan_model(params, SAMPLERS["normal"], seed=1)
-        again, finished = wall(cupy, lambda made=made: backend.BACKEND.run(made), 7)
+        again, finished = wall(cupy, lambda made=made: ini.run_plan(made), 7)
         found.append(
             {
                 "tensors": count,
@@ -200,7 +202,7 @@ def model(cupy: Any) -> dict[str, float]:
     """Return what one call costs that initialises 8 billion parameters in bfloat16."""
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
-    specs = {t.name: t for t in architectures.resolve_model("llama-3-8b").with_dtype("bfloat16").tensors}
+    specs = {t.name: t for t in built_in("llama-3-8b").with_dtype("bfloat16").tensors}
     rules = {"*norm*": ini.ones(), "*": SAMPLERS["truncated_normal"]}
     before = pool.total_bytes()
     weights = ini.init_model(specs, rules, seed=1, device="cuda").weights
@@ -213,7 +215,7 @@ def model(cupy: Any) -> dict[str, float]:
 def first_use(cupy: Any) -> dict[str, float]:
     """Return how long a kernel's compilation takes, past CuPy's cache on disk."""
     found = {}
-    for kind, output in ((constants.UNIFORM, "float32"), (constants.NORMAL, "bfloat16")):
+    for kind, output in ((T.UNIFORM, "float32"), (T.NORMAL, "bfloat16")):
         start = time.perf_counter()
         options = (*source.options(kind, output), f"-DFRESH={time.time_ns()}")
         cuda.cupy().RawModule(code=source.source(), options=options).get_function(source.entry(kind, output))

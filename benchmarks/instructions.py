@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import nvrtc
 
-from initium.kernels import constants
+from initium.kernels import table as T
 
 FILE = Path(__file__).with_name("results") / "instructions.json"
-KINDS = (constants.UNIFORM, constants.CENTRAL_NORMAL, constants.NORMAL)
+KINDS = (T.UNIFORM, T.CENTRAL_NORMAL, T.NORMAL)
 OUTPUTS = ("float32", "bfloat16", "float16", "float8_e4m3fn")
-KERNELS = ((constants.WORDS, "bits32"), *((kind, output) for kind in KINDS for output in OUTPUTS))
+KERNELS = ((T.WORDS, "bits32"), *((kind, output) for kind in KINDS for output in OUTPUTS))
 ARCHITECTURES = (80, 90, 100)
 
 

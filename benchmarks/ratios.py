@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import initium as ini
-from initium import architectures
+from initium.models.built_in import built_in
 
 RESULTS = Path(__file__).parent / "results"
 N = 1 << 26
@@ -195,7 +195,7 @@ def others(rounds: int) -> list[Row]:
 
 def whole_model(rounds: int) -> list[Row]:
     """Compare GPT-2 XL in float32, one call, with torch.nn.init over the same tensors."""
-    specs = architectures.resolve_model("gpt2-xl").tensors
+    specs = built_in("gpt2-xl").tensors
     weights = {spec.name: torch.empty(spec.shape) for spec in specs}
     ours = {name: tensor.numpy() for name, tensor in weights.items()}
     rules = {"*.bias": ini.zeros(), "*ln_*.weight": ini.ones(), "*": ini.Normal(0.0, 0.02)}

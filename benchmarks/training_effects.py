@@ -32,7 +32,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 import initium as ini
-from initium.lsuv import LSUVWarning, lsuv
+from initium.torch.lsuv import LSUVWarning, lsuv
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,4 +1,4 @@
 """The kernels, in three twins of the same names: NumPy reference, Numba on CPU cores, CUDA.
 
-Nothing here knows of tensors' names, models or files: kernels see job tables (`initium.kernels.constants`).
+Nothing here knows of tensors' names, models or files: kernels see job tables (`initium.kernels.table`).
 """

@@ -6,10 +6,11 @@ from functools import cache
 import numpy as np
 
 import initium as ini
-from initium import boxes, dtypes
-from initium.destinations import destination_of
-from initium.kernels import constants
-from initium.plan import Job
+from initium import dtypes
+from initium.kernels import stream
+from initium.memory.arrays import destination_of
+from initium.planning.jobs import Job
+from initium.regions import boxes
 
 DTYPES = tuple(dtypes.DTYPES)
 SEED = 0x0123456789ABCDEF
@@ -47,20 +48,20 @@ def ordered_values(dtype):
     return np.unique(values[np.isfinite(values)] + 0.0)
 
 
-_INVERSE_M0 = pow(constants.PHILOX_M0, -1, 1 << 32)
-_INVERSE_M1 = pow(constants.PHILOX_M1, -1, 1 << 32)
+_INVERSE_M0 = pow(stream.PHILOX_M0, -1, 1 << 32)
+_INVERSE_M1 = pow(stream.PHILOX_M1, -1, 1 << 32)
 
 
 def counter_of(block, seed):
     """Invert Philox4x32-10: return the counter whose block under the key `seed` is `block`."""
     x0, x1, x2, x3 = block
-    for number in reversed(range(constants.PHILOX_ROUNDS)):
-        k0 = (seed + number * constants.PHILOX_W0) & 0xFFFFFFFF
-        k1 = ((seed >> 32) + number * constants.PHILOX_W1) & 0xFFFFFFFF
+    for number in reversed(range(stream.PHILOX_ROUNDS)):
+        k0 = (seed + number * stream.PHILOX_W0) & 0xFFFFFFFF
+        k1 = ((seed >> 32) + number * stream.PHILOX_W1) & 0xFFFFFFFF
         c0 = (x3 * _INVERSE_M0) & 0xFFFFFFFF
         c2 = (x1 * _INVERSE_M1) & 0xFFFFFFFF
-        c1 = x0 ^ ((c2 * constants.PHILOX_M1) >> 32) ^ k0
-        c3 = x2 ^ ((c0 * constants.PHILOX_M0) >> 32) ^ k1
+        c1 = x0 ^ ((c2 * stream.PHILOX_M1) >> 32) ^ k0
+        c3 = x2 ^ ((c0 * stream.PHILOX_M0) >> 32) ^ k1
         x0, x1, x2, x3 = c0, c1, c2, c3
     return x0, x1, x2, x3
 
@@ -93,7 +94,7 @@ def jobs_for_words(fill, dtype, words, seed):
         stream, block = place_of(halves, seed)
         index = block * (4 // len(halves))
         box = boxes.box_of((1 << 62,), slice(index, index + 1))
-        jobs.append(Job(stream, fill, box, destination_of(out[i : i + 1])))
+        jobs.append(Job("", stream, fill, box, destination_of(out[i : i + 1])))
     return out, jobs
 
 

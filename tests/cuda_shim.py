@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from cuda_tools import missing
 
-from initium.backends import Backend
+from initium.backends.base import Backend
 from initium.kernels.cuda import source
 
 HERE = Path(__file__).parent

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import cuda_shim
 import numpy as np
 
-from initium.cuda import packed
 from initium.kernels.cuda import source
+from initium.memory.destination import packed_steps
 
 MULTIPROCESSORS = 3
 
@@ -172,7 +172,7 @@ class FakeCupy:
         bits = f"<u{dtype.itemsize}"
         interface = {"data": (pointer.ptr, False), "shape": (1,), "typestr": bits, "version": 3}
         first = np.asarray(SimpleNamespace(__array_interface__=interface, owner=pointer.owner))
-        steps = packed(shape, dtype.itemsize) if strides is None else strides
+        steps = packed_steps(shape, dtype.itemsize) if strides is None else strides
         host = np.lib.stride_tricks.as_strided(first, shape, steps).view(dtype)
         return Array(self, host, self.device)
 

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import sass
 from cuda_tools import missing
 
-from initium.kernels import constants
+from initium.kernels import coefficients
+from initium.kernels import table as T
 from initium.kernels.cuda import source
 
 #: What CuPy adds to the options of a RawModule.
@@ -121,7 +122,7 @@ def cost(kind, output, arch):
     operations = sass.count(usual)
     values = operations["STG"] * source.ITEM_BYTES // source.itemsize(output)
     rare = sum(sass.count(function.whole_loop()).values()) - operations.total()
-    share = 1 - (1 - 2 * constants.NORMAL_WIDE_MIN_H) ** 32 if kind == constants.NORMAL else 0.0
+    share = 1 - (1 - 2 * coefficients.NORMAL_WIDE_MIN_H) ** 32 if kind == T.NORMAL else 0.0
     return {
         "values": values,
         "usual": operations.total() / values,

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from initium.fills import ConstantFill, TruncatedNormalFill, UniformFill
+from initium.fills.elementwise import ConstantFill, TruncatedNormalFill, UniformFill
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 

@@ -22,15 +22,16 @@ from hypothesis import strategies as st
 import initium as ini
 from initium import backends, dtypes
 from initium.backends import numba as numba_backend
-from initium.kernels import constants
+from initium.kernels import table as T
 from initium.kernels.cpu.jit import LANES
 from initium.kernels.reference import arithmetic, normal, quantile, uniform
 from initium.kernels.reference.fill import draw
 from initium.kernels.reference.philox import philox_words
-from initium.plan import plan
+from initium.kernels.stream import WORDS_PER_BLOCK
+from initium.planning.plan import plan
 
-TILE = constants.TILE
-GROUP = LANES * constants.WORDS_PER_BLOCK
+TILE = T.TILE
+GROUP = LANES * WORDS_PER_BLOCK
 WORDS = [(name, dtype) for name in DISTRIBUTIONS for dtype in DTYPES]
 every_case = pytest.mark.parametrize(("name", "dtype"), WORDS)
 

@@ -12,12 +12,18 @@ from cases import DISTRIBUTIONS, DTYPES, SEED, same_bits
 from fake_cupy import MULTIPROCESSORS, CUDARuntimeError, FakeCupy, InterfaceArray, JaxArray, TorchTensor
 
 import initium as ini
-from initium import boxes, cuda, dtypes
+from initium import dtypes
 from initium.backends import cuda as backend
-from initium.destinations import destination_of
-from initium.kernels import constants
+from initium.backends.by_gpu import run_by_gpu
+from initium.backends.run import draw_gaussians
+from initium.kernels import table as T
 from initium.kernels.cuda import source
-from initium.plan import Job
+from initium.memory import cuda
+from initium.memory.arrays import destination_of
+from initium.planning.jobs import job_of
+from initium.planning.matrices import GaussianDraw, matrix_jobs
+from initium.regions import boxes
+from initium.regions.boxes import box_of
 
 CACHES = (cuda.cupy, cuda._check_capability, backend._kernel, backend._multiprocessors)
 
@@ -76,7 +82,7 @@ def test_one_launch_per_kind_and_output(gpu):
     report = ini.init_model(specs, rules, seed=SEED, device="cuda:1")
     launches = gpu.launches()
     assert len(launches) == len(set(launches))
-    kernels = {f"{kind}_{output}" for kind, output in source.ENTRIES if kind != constants.WORDS}
+    kernels = {f"{kind}_{output}" for kind, output in source.ENTRIES if kind != T.WORDS}
     assert {name for name, *_ in launches} == kernels
     assert {device for _, device, _ in launches} == {1}
     expected = ini.init_model(specs, rules, seed=SEED).weights
@@ -99,7 +105,7 @@ def test_nothing_waits_and_no_weights_are_copied(gpu):
     on_gpu("normal", 1 << 18)
     allocate, copy, launch = gpu.calls
     assert allocate == ("allocate", 4 << 18, 0)
-    assert copy == ("copy", constants.JOB.itemsize, 0, 0x10)  # one row of the job table
+    assert copy == ("copy", T.JOB.itemsize, 0, 0x10)  # one row of the job table
     tiles = (1 << 18) // 4 // source.THREADS
     assert launch == ("launch", "fill_normal_float32", min(tiles, 3 * MULTIPROCESSORS), 0, 0x10)
 
@@ -230,8 +236,9 @@ def test_empty_arrays(gpu):
 def test_host_arrays_are_written_to_any_layout(gpu, dtype):
     (out,) = cuda.allocate([((8, 5), dtypes.lookup(dtype))], "cuda:0")
     values = on_cpu("normal", (5, 8), dtype="float64" if dtype == "float64" else "float32")
-    backend.BACKEND.write(values, destination_of(out)._replace(shape=(5, 8), byte_steps=out.strides[::-1]))
-    assert same_bits(np.ascontiguousarray(out.host.T), values.astype(out.dtype))
+    backend.BACKEND.write(values, out._replace(shape=(5, 8), byte_steps=out.byte_steps[::-1]))
+    array = out.owner
+    assert same_bits(np.ascontiguousarray(array.host.T), values.astype(array.dtype))
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 1023, 5000])
@@ -239,8 +246,8 @@ def test_host_arrays_are_written_to_any_layout(gpu, dtype):
 def test_gpu_arrays_are_rounded_on_the_gpu(gpu, dtype, size):
     values = gpu.asarray(on_cpu("normal", size, dtype="float64" if dtype == "float64" else "float32"))
     (out,) = cuda.allocate([((size,), dtypes.lookup(dtype))], "cuda:0")
-    backend._write_here(values, destination_of(out))
-    assert same_bits(out.host, values.host.astype(out.dtype))
+    backend._write_here(values, out)
+    assert same_bits(out.owner.host, values.host.astype(out.owner.dtype))
     narrow = dtype in source.ROUNDED
     assert gpu.launches() == ([(f"round_{dtype}", 0, 0x10)] if narrow else [])
 
@@ -250,8 +257,11 @@ def test_gaussians_of_orthogonal_matrices_are_drawn_on_the_gpu(gpu):
     whole = boxes.box_of((18,), None)
     parts = [boxes.box_of((18,), slice(0, 12)), boxes.box_of((18,), slice(12, 18))]
     assert whole.size == sum(part.size for part in parts)
-    stream = ini.stream_id("normal")
-    backend._draw_normals(((stream, part, array) for part, array in zip(parts, arrays, strict=True)), SEED)
+    fill = ini.Orthogonal().resolve((3, 6))
+    whole_matrix = job_of("normal", fill, box_of((3, 6)), destination_of(gpu.ndarray((3, 6), np.float32)))
+    (job,) = matrix_jobs(whole_matrix, fill)
+    draws = (GaussianDraw(job, part, array) for part, array in zip(parts, arrays, strict=True))
+    draw_gaussians(backend.BACKEND, SEED, draws)
     made = np.concatenate([array.host for array in arrays])
     assert same_bits(made, on_cpu("normal", 18))
 
@@ -285,7 +295,7 @@ def test_a_pool_that_cannot_give_the_memory(gpu, monkeypatch):
         on_gpu("normal", 10)
 
 
-def test_fill_host(gpu):
+def test_run_by_gpu(gpu):
     rng = np.random.default_rng(3)
     jobs, expected = [], []
     for i in range(40):
@@ -294,10 +304,10 @@ def test_fill_host(gpu):
         box = boxes.box_of((5000,), slice(start, start + count))
         memory = np.zeros(2 * count, on_cpu(name, 1, dtype=dtype).dtype)
         out = memory[::2] if i % 3 else memory[:count]
-        jobs.append(Job(ini.stream_id(name), DISTRIBUTIONS[name].resolve((5000,)), box, destination_of(out)))
+        jobs.append(job_of(name, DISTRIBUTIONS[name].resolve((5000,)), box, destination_of(out)))
         expected.append(on_cpu(name, 5000, dtype=dtype)[start : start + count])
     cuda_shim.stores()
-    backend.fill_host(jobs, SEED, "cuda:1")
+    run_by_gpu(jobs, SEED, "cuda:1")
     stores = cuda_shim.stores()
     assert stores.wide > 5 * stores.narrow and not stores.misaligned
     assert all(
@@ -307,7 +317,7 @@ def test_fill_host(gpu):
     assert gpu.calls[-2][0] == "to host" and gpu.calls[-1][0] == "wait"
     assert {call[3] for call in gpu.calls if call[0] == "launch"} == {1}
     gpu.calls.clear()
-    backend.fill_host([], SEED)
+    run_by_gpu([], SEED)
     assert gpu.calls == []
 
 

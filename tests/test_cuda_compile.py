@@ -8,7 +8,8 @@ from pathlib import Path
 import nvrtc
 import pytest
 
-from initium.kernels import constants
+from initium.kernels import coefficients
+from initium.kernels import table as T
 from initium.kernels.cuda import source
 
 ARCHITECTURES = (80, 90, 100)
@@ -16,7 +17,7 @@ every_kernel = pytest.mark.parametrize(("kind", "output"), source.ENTRIES)
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 TABLE = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "instructions.json").read_text())
 #: Instructions a float32 value on sm_90, loop included: a GPU with more would wait for arithmetic.
-BUDGETS = {constants.UNIFORM: 21, constants.CENTRAL_NORMAL: 40, constants.NORMAL: 48}
+BUDGETS = {T.UNIFORM: 21, T.CENTRAL_NORMAL: 40, T.NORMAL: 48}
 
 
 def operations(instructions, *names):
@@ -70,19 +71,19 @@ def compiled_ptx(kind, output):
 
 
 def degrees(*names):
-    return sum(len(getattr(constants, f"NORMAL32_{name}")) - 1 for name in names)
+    return sum(len(getattr(coefficients, f"NORMAL32_{name}")) - 1 for name in names)
 
 
 RECIPROCAL = 2
 ROOT = 2
 #: fma's a value as the formulas have them: the affine maps and s, Horner's rule, the steps, the quantile.
 FUSED = {
-    constants.UNIFORM: 1,
-    constants.CENTRAL_NORMAL: 4 + degrees("CENTRAL_A", "CENTRAL_B") + RECIPROCAL + 1,
-    constants.NORMAL: 4 + ROOT + degrees("WIDE_A", "WIDE_B") + RECIPROCAL + 1,
+    T.UNIFORM: 1,
+    T.CENTRAL_NORMAL: 4 + degrees("CENTRAL_A", "CENTRAL_B") + RECIPROCAL + 1,
+    T.NORMAL: 4 + ROOT + degrees("WIDE_A", "WIDE_B") + RECIPROCAL + 1,
 }
-PRODUCTS = {constants.UNIFORM: 0, constants.CENTRAL_NORMAL: 1, constants.NORMAL: 3}
-SEEDS = {constants.UNIFORM: 0, constants.CENTRAL_NORMAL: 1, constants.NORMAL: 2}
+PRODUCTS = {T.UNIFORM: 0, T.CENTRAL_NORMAL: 1, T.NORMAL: 3}
+SEEDS = {T.UNIFORM: 0, T.CENTRAL_NORMAL: 1, T.NORMAL: 2}
 
 
 @every_architecture
@@ -136,7 +137,7 @@ def test_cupy_adds_these_flags_and_no_others(monkeypatch):
     monkeypatch.setattr(
         compiler, "_get_arch_for_options_for_nvrtc", lambda arch: (f"-arch=sm_{arch}", "cubin")
     )
-    given = source.options(constants.UNIFORM, "float32")
+    given = source.options(T.UNIFORM, "float32")
     with pytest.raises(_SeenError) as seen:
         compiler._compile_module_with_cache(source.source(), given, arch="90")
     (options,) = seen.value.args
@@ -226,13 +227,13 @@ def stored(function):
 @pytest.mark.parametrize("function", ["reciprocal_of", "root_of", "quotient_of"])
 def test_nvidia_makes_the_same_steps(function, arch):
     theirs, _ = nvrtc.compile_text(NVIDIA, arch, nvrtc.CUPY_FLAGS)
-    options = source.options(constants.NORMAL, "float32")
+    options = source.options(T.NORMAL, "float32")
     ours, _ = nvrtc.compile_text(source.source() + OURS, arch, (*options, *nvrtc.CUPY_FLAGS))
     assert stored(nvrtc.disassemble(theirs)[function]) == stored(nvrtc.disassemble(ours)[function])
 
 
 def test_other_steps_are_noticed():
-    options = (*source.options(constants.NORMAL, "float32"), *nvrtc.CUPY_FLAGS)
+    options = (*source.options(T.NORMAL, "float32"), *nvrtc.CUPY_FLAGS)
     found = []
     for step in ("y, y);", "y, b);"):
         code = source.source().replace(

@@ -17,9 +17,9 @@ from test_golden import GOLDEN
 
 import initium as ini
 from initium import backends, dtypes
-from initium.kernels import constants
+from initium.kernels import table as T
 from initium.kernels.cuda import source
-from initium.plan import plan
+from initium.planning.plan import plan
 
 CASES = [(name, dtype) for name in DISTRIBUTIONS for dtype in DTYPES]
 every_case = pytest.mark.parametrize(("name", "dtype"), CASES)
@@ -206,17 +206,17 @@ def test_tiles_cover_every_item():
         (table,) = made.tables
         rows, count = source.number_tiles(table.rows, table.output)
         assert count == tiles and rows["tile"][0] == 0
-        assert rows.dtype == constants.JOB and same_bits(rows["address"], table.rows["address"])
+        assert rows.dtype == T.JOB and same_bits(rows["address"], table.rows["address"])
 
 
 def plan_of(shape, box):
-    from initium.boxes import box_of
-    from initium.destinations import destination_of
-    from initium.plan import Job
+    from initium.memory.arrays import destination_of
+    from initium.planning.jobs import job_of
+    from initium.regions.boxes import box_of
 
     part = box_of(shape, box)
     out = np.zeros(part.shape, np.float32)
-    return plan([Job(1, DISTRIBUTIONS["uniform"].resolve(shape), part, destination_of(out))], SEED)
+    return plan([job_of("w", DISTRIBUTIONS["uniform"].resolve(shape), part, destination_of(out))], SEED)
 
 
 # --- seeds of reciprocal and root ---------------------------------------------------------------------------

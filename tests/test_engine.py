@@ -18,9 +18,10 @@ from cases import DISTRIBUTIONS, DTYPES, INF, SEED, same_bits
 
 import initium as ini
 from initium import backends, dtypes
-from initium.backends import numba as numba_backend
+from initium.backends import threads as threads_module
+from initium.backends.run import run
 from initium.model import plan_model
-from initium.rules import UnmatchedError, UnusedRuleWarning
+from initium.recipes.rules import UnmatchedError, UnusedRuleWarning
 
 NAN = float("nan")
 
@@ -63,15 +64,15 @@ def test_several_python_threads_at_once():
 
 def test_the_pool_is_kept_and_grows():
     ini.normal(1 << 19, seed=1, threads=2)
-    before = numba_backend._pool._executor
+    before = threads_module._pool._executor
     for _ in range(5):
         ini.normal(1 << 19, seed=1, threads=2)
-    assert numba_backend._pool._executor is before
+    assert threads_module._pool._executor is before
     alive = threading.active_count()
     for threads in (2, 7, 3, 7):
         ini.normal(1 << 20, seed=1, threads=threads)
     assert threading.active_count() <= alive + 8
-    assert numba_backend._pool._size >= 6
+    assert threads_module._pool._size >= 6
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -634,9 +635,9 @@ def test_bad_arrays_stop_everything_before_it_is_written():
             ini.init_model({"good": good, "bad": bad}, ini.Normal(), seed=1)
     with pytest.raises(ValueError, match=r"params\['good'\].*float64; expected float32"):
         ini.init_model({"good": good}, ini.Normal(), seed=1, dtype="float32")
-    with pytest.raises(ValueError, match=r"parameter 'small'.*overflows dtype float8_e4m3fn"):
+    with pytest.raises(ValueError, match=r"tensor 'small'.*overflows dtype float8_e4m3fn"):
         ini.init_model({"good": good, "small": ((3,), "float8_e4m3fn")}, ini.Normal(0, 1000), seed=1)
-    with pytest.raises(ValueError, match=r"parameter 'good' of shape \(5,\)"):
+    with pytest.raises(ValueError, match=r"tensor 'good' of shape \(5,\)"):
         ini.init_model({"w": (3, 4), "good": good}, ini.he_normal(), seed=1)
     with pytest.raises(ValueError, match="seed=-1"):
         ini.init_model({"good": good}, ini.Normal(), seed=-1)
@@ -693,7 +694,7 @@ def test_a_plan_may_run_again():
     made = plan_model({"w": array}, ini.Normal(), seed=1)
     for threads in (1, 2):
         array[:] = 0
-        backends.lookup("numba").run(made, threads)
+        run(made, "numba", threads)
         assert same_bits(array, ini.normal(100_000, seed=1, name="w"))
 
 
@@ -712,7 +713,7 @@ def test_progress(backend):
 
 def test_progress_bar(capsys):
     ini.init_model({"a": (300, 1000)}, ini.Normal(), seed=1, progress=True)
-    assert "weights" in capsys.readouterr().out
+    assert "weights" in capsys.readouterr().err
 
 
 def test_nothing_is_written_after_a_call_that_was_interrupted():
@@ -851,7 +852,7 @@ def test_a_device_is_never_ignored():
 
 def test_a_call_does_not_wait_for_workers_that_never_started():
     release = threading.Event()
-    busy = numba_backend._pool.start(release.wait, max(2, numba_backend._pool._size))
+    busy = threads_module._pool.start(release.wait, max(2, threads_module._pool._size))
     try:
         expected = ini.uniform(10**6, seed=1, threads=1)
         assert same_bits(ini.uniform(10**6, seed=1, threads=3), expected)  # returns while the pool is taken

@@ -11,10 +11,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from initium import dtypes, gauss
-from initium.fills import ConstantFill, NormalFill, TruncatedNormalFill, UniformFill
-from initium.initializers import TruncatedNormal
-from initium.kernels import constants, parameters
+from initium import dtypes
+from initium.fills import normal_tails
+from initium.fills.elementwise import ConstantFill, TruncatedNormalFill, UniformFill, normal_fill
+from initium.initializers.basic import TruncatedNormal
+from initium.kernels import table as T
 from initium.kernels.reference import fill as reference
 
 # --- draws from words of one's choice -----------------------------------------------------------------------
@@ -31,7 +32,7 @@ def extreme_values(fill, dtype):
     kind, split, row = fill.encode(dtype)
     halves = _HALVES[dtype.word_bits]
     count = halves.size * 32 // dtype.word_bits
-    if kind == constants.BOUNDED_NORMAL:  # and the words around the border between its sides
+    if kind == T.BOUNDED_NORMAL:  # and the words around the border between its sides
         border = np.array([(split + i) % 2**dtype.word_bits for i in range(-3, 5)], np.uint64)
         halves = np.concatenate([halves, border.astype(f"u{dtype.word_bits // 8}").view(np.uint32)])
         count += 8
@@ -47,7 +48,7 @@ def test_the_extreme_words_reach_the_ends():
     assert values.max() == 1 - 2.0**-53
     values = extreme_values(UniformFill(-1.0, 1.0), "float32")
     assert (values.min(), values.max()) == (-1 + 2.0**-24, 1 - 2.0**-24)
-    values = extreme_values(NormalFill(), "float32")
+    values = extreme_values(normal_fill(), "float32")
     assert 6.2 < values.max() < 6.4
     assert -6.4 < values.min() < -6.2
 
@@ -177,7 +178,7 @@ def test_an_encoding_that_was_not_nudged_is_noticed(monkeypatch):
     kind, split, row = fill.encode(dtypes.lookup("float32"))
     assert extreme_values(fill, "float32").max() < 1
     plain = list(row)
-    plain[parameters.SCALE], plain[parameters.OFFSET] = 2.0**-32, 0.5
+    plain[T.SCALE], plain[T.OFFSET] = 2.0**-32, 0.5
     monkeypatch.setattr(UniformFill, "encode", lambda self, dtype: (kind, split, tuple(plain)))
     assert extreme_values(fill, "float32").max() == 1
 
@@ -248,17 +249,17 @@ POINTS = [0.0, 1e-300, 1e-9, 0.1, 1.0, 1.999, 3.99, 4.0, 4.01, 5.25, 8.0, 12.5, 
 def test_tails_against_mpmath(z):
     with mp.workdps(60):
         exact = mp.erfc(mp.mpf(z) / mp.sqrt(2)) / 2
-        assert abs(mp.mpf(str(gauss.tail(z))) / exact - 1) < mp.mpf(10) ** -38
-        assert abs(mp.mpf(str(gauss.tail(-z))) / (1 - exact) - 1) < mp.mpf(10) ** -38
+        assert abs(mp.mpf(str(normal_tails.tail(z))) / exact - 1) < mp.mpf(10) ** -38
+        assert abs(mp.mpf(str(normal_tails.tail(-z))) / (1 - exact) - 1) < mp.mpf(10) ** -38
         # log 1 is near: relative to 1 there
-        assert abs(mp.mpf(str(gauss.log_tail(z))) - mp.log(exact)) < mp.mpf(10) ** -38 * max(
+        assert abs(mp.mpf(str(normal_tails.log_tail(z))) - mp.log(exact)) < mp.mpf(10) ** -38 * max(
             1, -mp.log(exact)
         )
 
 
 def test_tails_at_infinity():
-    assert gauss.tail(INF) == 0
-    assert gauss.tail(-INF) == 1
+    assert normal_tails.tail(INF) == 0
+    assert normal_tails.tail(-INF) == 1
 
 
 # --- moments ------------------------------------------------------------------------------------------------
@@ -310,7 +311,7 @@ def test_mean_and_std_of_uniform(low, high):
 
 
 def test_mean_and_std_of_normal_and_constant():
-    assert (NormalFill(0.5, 2.0).mean, NormalFill(0.5, 2.0).std) == (0.5, 2.0)
+    assert (normal_fill(0.5, 2.0).mean, normal_fill(0.5, 2.0).std) == (0.5, 2.0)
     assert (ConstantFill(3.0).mean, ConstantFill(3.0).std) == (3.0, 0.0)
 
 
@@ -322,6 +323,6 @@ def test_constants_are_rounded_once(dtype):
     numpy = dtypes.lookup(dtype).numpy
     for value in (0.0, -0.0, 1.0, 0.1, -2.7, 1e-7, 300.0):
         kind, pattern, _ = ConstantFill(value).encode(dtypes.lookup(dtype))
-        assert kind == constants.CONSTANT
+        assert kind == T.CONSTANT
         expected = np.asarray(value, np.float64 if dtype == "float64" else np.float32).astype(numpy)
         assert pattern == int(expected.view(f"u{numpy.itemsize}"))

@@ -7,9 +7,10 @@ import pytest
 from peers import Law, p_value
 
 import initium as ini
-from initium import patterns, unitball
-from initium.filters import STFT, Bilinear, ConstantArray, stft
-from initium.unitball import PositiveUnitball
+from initium.backends import run as run_module
+from initium.initializers import unit_ball
+from initium.initializers.filters import STFT, Bilinear, ConstantArray, stft
+from initium.initializers.unit_ball import PositiveUnitball
 
 keras = pytest.importorskip("keras")
 
@@ -153,9 +154,9 @@ def test_slices_of_the_unit_ball_equal_the_whole(monkeypatch):
     whole = draw(PositiveUnitball(), (6, 4, 5))
     box = (slice(5, 1, -2), slice(1, 3), slice(None, None, 2))
     assert np.array_equal(draw(PositiveUnitball(), (6, 4, 5), box=box), whole[box])
-    monkeypatch.setattr(patterns, "_VALUES", 7)
-    monkeypatch.setattr(unitball, "_WORDS", 3)
-    unitball._sums.cache_clear()
+    monkeypatch.setattr(run_module, "_VALUES", 7)
+    monkeypatch.setattr(unit_ball, "_WORDS", 3)
+    unit_ball._sums.cache_clear()
     assert np.array_equal(draw(PositiveUnitball(), (6, 4, 5)), whole)
 
 

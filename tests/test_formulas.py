@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from initium.formulas import evaluate
+from initium.recipes.formulas import evaluate
 
 KNOWN = {"depth": 12, "width": 768, "layer": None}
 

@@ -4,7 +4,7 @@ import mpmath
 import pytest
 import torch
 
-from initium.gains import GAINS, calculate_gain, squared_gain
+from initium.initializers.gains import GAINS, calculate_gain, squared_gain
 
 
 @pytest.mark.parametrize("nonlinearity", [n for n in GAINS if n not in ("gelu", "silu")])

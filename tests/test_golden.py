@@ -8,13 +8,13 @@ from cases import DISTRIBUTIONS, DTYPES, SEED
 from golden import write
 
 import initium as ini
-from initium.kernels import constants
+from initium.kernels import stream
 
 GOLDEN = json.loads(write.FILE.read_text())
 
 
 def test_the_file_is_of_this_stream_version():
-    assert GOLDEN["stream_version"] == constants.STREAM_VERSION == 1
+    assert GOLDEN["stream_version"] == stream.STREAM_VERSION == 1
     assert GOLDEN["seed"] == SEED
     assert set(GOLDEN["values"]) == set(DISTRIBUTIONS)
     assert all(set(entries) == set(DTYPES) for entries in GOLDEN["values"].values())

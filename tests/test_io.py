@@ -216,9 +216,12 @@ def test_where_direct_writes_are_refused_others_do(tmp_path, monkeypatch, refusa
 
 def test_progress_counts_every_byte(tmp_path):
     counted = []
-    written = write(tmp_path / "out", EVERY_DTYPE, shard_size=500, chunk_bytes=64, progress=counted.append)
-    assert sum(counted) == written.nbytes == sum(file.stat().st_size for file in written.files)
-    assert len(counted) > 10
+    written = write(
+        tmp_path / "out", EVERY_DTYPE, shard_size=500, chunk_bytes=64, progress=lambda *n: counted.append(n)
+    )
+    assert counted[-1] == (written.nbytes, written.nbytes)
+    assert written.nbytes == sum(file.stat().st_size for file in written.files)
+    assert len(counted) > 10 and counted == sorted(counted)
 
 
 @posix

@@ -11,7 +11,7 @@ import pytest
 from peers import Law, jax_law, p_value
 
 import initium as ini
-from initium.elsewhere import caffe_xavier
+from initium.initializers.peers import caffe_xavier
 from initium.jax import initializers
 
 FALSE_ALARM = 1e-4  # of each statistical test under new seeds

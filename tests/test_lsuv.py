@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from initium.lsuv import LSUVWarning, lsuv
+from initium.torch.lsuv import LSUVWarning, lsuv
 
 
 @pytest.fixture(scope="module")

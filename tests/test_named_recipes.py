@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 import initium as ini
-from initium.architectures import Architecture, built_in
-from initium.fans import IN_OUT
-from initium.fills import ConstantFill, NormalFill, TruncatedNormalFill, UniformFill
-from initium.named_recipes import NAMED
-from initium.recipes import ByFans, RecipeError, load, parse
+from initium.fills.elementwise import ConstantFill, TruncatedNormalFill, UniformFill, normal_fill
+from initium.layouts import IN_OUT
+from initium.models.architecture import Architecture
+from initium.models.built_in import built_in
+from initium.recipes.named import NAMED
+from initium.recipes.reader import load, parse
+from initium.recipes.recipe import ByFans, RecipeError
 from initium.specs import TensorSpec
 
 L, D, F = 32, 4096, 14336  # Llama 3 8B: depth, width, hidden
@@ -44,7 +46,7 @@ ROLES = {
 
 
 def normal(std):
-    return NormalFill(0.0, std)
+    return normal_fill(0.0, std)
 
 
 def cut(std):
@@ -380,6 +382,6 @@ def test_formulas_that_fail(std, message):
 
 
 def test_fans_of_vectors_name_the_tensor():
-    with pytest.raises(ValueError, match=r"parameter 'b.weight' of shape \(3,\).*fans of shape"):
+    with pytest.raises(ValueError, match=r"tensor 'b.weight' of shape \(3,\).*fans of shape"):
         load("mup").assign(model(("b.weight", (3,)), width=4))
     assert math.isfinite(load("mup").resolve(width=4).rules[0].initializer.resolve((3,)).mean)

@@ -8,6 +8,7 @@ import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,16 +16,18 @@ import torch
 from threadpoolctl import threadpool_info
 
 import initium as ini
-from initium import backends, dtypes, orthogonality
-from initium.backends import orthogonal as driver
-from initium.backends import orthogonal_arrays
-from initium.boxes import Box, box_of
-from initium.destinations import destination_of, write_host
-from initium.fills import NormalFill
+from initium import backends, dtypes
+from initium.backends import orthogonal_arrays, threads
+from initium.backends import orthogonal_numba as driver
+from initium.backends.run import draw_gaussians, run
+from initium.fills.orthogonal import OrthogonalFill
 from initium.kernels.cpu import orthogonal as kernel
 from initium.kernels.reference.orthogonal import by_householder, by_qr
-from initium.plan import Job, plan
-from initium.streams import stream_id
+from initium.memory.arrays import destination_of
+from initium.memory.destination import write_host
+from initium.planning.jobs import job_of
+from initium.planning.plan import plan
+from initium.regions.boxes import Box, box_of
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -194,7 +197,7 @@ def test_no_thread_works_on_after_an_error():
         work()
 
     with ThreadPoolExecutor(2) as pool:
-        crew = driver._Crew(3, lambda work, n: [pool.submit(in_role, i, work) for i in range(n)], None)
+        crew = threads.Crew(3, None, lambda work, n: [pool.submit(in_role, i, work) for i in range(n)])
         with pytest.raises(MemoryError, match="no block"):
             crew.together([(task, 0.0)] * 3)
         call_is_over.set()
@@ -215,7 +218,7 @@ def test_no_task_starts_after_an_interrupt_between_tasks():
         raise KeyboardInterrupt
 
     with ThreadPoolExecutor(1) as pool:
-        crew = driver._Crew(2, lambda work, n: [pool.submit(work) for _ in range(n)], progress)
+        crew = threads.Crew(2, progress, lambda work, n: [pool.submit(work) for _ in range(n)])
         with pytest.raises(KeyboardInterrupt):
             crew.together([(task, 1.0)] * 100)
         count = len(begun)
@@ -227,7 +230,7 @@ def test_threads_that_are_busy_elsewhere_are_not_waited_for():
     free, made = threading.Event(), []
     with ThreadPoolExecutor(1) as pool:
         elsewhere = pool.submit(free.wait, 10)
-        crew = driver._Crew(2, lambda work, n: [pool.submit(work) for _ in range(n)], None)
+        crew = threads.Crew(2, None, lambda work, n: [pool.submit(work) for _ in range(n)])
         crew.together([(lambda: made.append(1), 0.0)] * 2)
         free.set()
         assert elsewhere.result()
@@ -238,20 +241,20 @@ FORK_WITHIN_A_LIMIT = """
 import os, signal, threading
 import numpy
 from threadpoolctl import threadpool_info, threadpool_limits
-from initium.backends import orthogonal as driver
+from initium.backends import threads
 
 def blas():
     return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
 def hold():
-    with driver._blas_lock:
+    with threads._blas_lock:
         held.set()
         forked.wait()
 
 threadpool_limits(2, user_api="blas")
 before = blas()
 held, forked = threading.Event(), threading.Event()
-with driver._blas_threads(1):
+with threads.blas_threads(1):
     assert blas() == [1] * len(before)
     holder = threading.Thread(target=hold)
     holder.start()
@@ -260,14 +263,14 @@ with driver._blas_threads(1):
     if child:
         forked.set()
         holder.join()
-        assert blas() == [1] * len(before) and driver._blas_limits == [1]
+        assert blas() == [1] * len(before) and threads._blas_limits == [1]
     else:
         signal.alarm(30)  # ends a child that waits for a lock of its parent
-        assert blas() == before and driver._blas_limits == [], (blas(), driver._blas_limits)
-        with driver._blas_threads(1):
+        assert blas() == before and threads._blas_limits == [], (blas(), threads._blas_limits)
+        with threads.blas_threads(1):
             assert blas() == [1] * len(before)
         assert blas() == before
-assert blas() == before and driver._blas_limits == []
+assert blas() == before and threads._blas_limits == []
 if child:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 else:
@@ -339,10 +342,10 @@ def test_runs_of_elements(shape, layout):
     cuts = [0, 1, 29, 35, 61, 100, whole.size]
     out = np.empty_like(whole)
     jobs = [
-        Job(stream_id("w"), fill, Box((b - a,), a, (1,)), destination_of(out[a:b]))
+        job_of("w", fill, Box((b - a,), a, (1,)), destination_of(out[a:b]))
         for a, b in itertools.pairwise(cuts)
     ]
-    backends.lookup("numba").run(plan(jobs, 3))
+    run(plan(jobs, 3), "numba")
     assert np.abs(out - whole).max() <= CLOSE
 
 
@@ -573,7 +576,7 @@ def test_patterns_larger_than_a_piece():
 def test_fills_know_their_moments(init, shape):
     fill = init.resolve(shape)
     values = ini.initialize(init, shape, seed=1, name="w", dtype="float64")
-    mean = values.mean() if not isinstance(fill, orthogonality.OrthogonalFill) else 0.0
+    mean = values.mean() if not isinstance(fill, OrthogonalFill) else 0.0
     assert fill.mean == pytest.approx(mean, abs=1e-12)
     assert fill.std == pytest.approx(np.sqrt(((values - mean) ** 2).mean()), rel=1e-9)
 
@@ -601,15 +604,10 @@ def test_whole_array_operations_take_stacks():
 
 
 def run_on_arrays(fill, box, out):
-    backend = backends.lookup("numba")
-
-    def draw_normals(jobs, seed):
-        made = (Job(stream, NormalFill(), box, destination_of(array)) for stream, box, array in jobs)
-        backend.fill(plan(made, seed), 1, None)
-
-    made = plan([Job(stream_id("w"), fill, box, destination_of(out))], 3)
+    made = plan([job_of("w", fill, box, destination_of(out))], 3)
     seen = []
-    orthogonal_arrays.run(made, np, draw_normals, write_host, seen.append)
+    draw = partial(draw_gaussians, backends.lookup("numba"), 3)
+    orthogonal_arrays.make(made.matrices, np, draw, write_host, seen.append)
     assert seen == [made.units]
 
 

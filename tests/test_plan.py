@@ -3,7 +3,7 @@
 import numpy as np
 
 import initium as ini
-from initium.kernels import constants
+from initium.kernels import table as T
 
 
 def test_a_plan_draws_what_init_model_draws_each_time():
@@ -22,7 +22,7 @@ def test_a_plan_draws_what_init_model_draws_each_time():
 
 
 def test_jobs_of_one_kind_share_a_table_whose_tiles_add_up():
-    weights = {f"{i}": np.empty(n, np.float32) for i, n in enumerate((1, constants.TILE, constants.TILE + 1))}
+    weights = {f"{i}": np.empty(n, np.float32) for i, n in enumerate((1, T.TILE, T.TILE + 1))}
     (table,) = ini.plan_model(weights, ini.Uniform(), seed=0).tables
     assert table.rows["tile"].tolist() == [0, 1, 2]
     assert table.tiles == 4
@@ -31,7 +31,7 @@ def test_jobs_of_one_kind_share_a_table_whose_tiles_add_up():
 
 def test_progress_reaches_the_total():
     calls = []
-    weights = {"w": np.empty(10 * constants.TILE, np.float32)}
+    weights = {"w": np.empty(10 * T.TILE, np.float32)}
     made = ini.plan_model(weights, ini.Uniform(), seed=0)
     ini.run_plan(made, progress=lambda done, total: calls.append((done, total)))
     assert calls[-1] == (10, 10)

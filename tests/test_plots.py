@@ -12,7 +12,7 @@ from torch import nn
 
 import initium as ini
 from initium import plots
-from initium.cli import main
+from initium.cli.main import main
 from initium.plots import ACTIVATIONS, plot_histograms, plot_signal, plot_spread, signal
 
 

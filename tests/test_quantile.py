@@ -18,8 +18,9 @@ import pytest
 from cases import INF, extreme_words
 
 from initium import dtypes
-from initium.fills import NormalFill, TruncatedNormalFill
-from initium.kernels import constants, parameters
+from initium.fills.elementwise import TruncatedNormalFill, normal_fill
+from initium.kernels import coefficients
+from initium.kernels import table as T
 from initium.kernels.cpu import lanes as L
 from initium.kernels.cpu import normal as cpu_normal
 from initium.kernels.cpu import quantile as cpu_quantile
@@ -85,10 +86,10 @@ def distance(z, h):
 
 def parameters_of(lower, upper, dtype):
     """Return kind, split and parameters of the bare quantile: scale 1, offset 0."""
-    fill = NormalFill() if (lower, upper) == (-INF, INF) else TruncatedNormalFill(0.0, 1.0, lower, upper)
+    fill = normal_fill() if (lower, upper) == (-INF, INF) else TruncatedNormalFill(0.0, 1.0, lower, upper)
     kind, split, row = fill.encode(dtype)
     row = np.array(row)
-    row[parameters.SCALE], row[parameters.OFFSET] = math.copysign(1.0, row[parameters.SCALE]), 0.0
+    row[T.SCALE], row[T.OFFSET] = math.copysign(1.0, row[T.SCALE]), 0.0
     return kind, split, row
 
 
@@ -110,7 +111,7 @@ def words_64(rng, split, count):
 def worst_64(lower, upper, count):
     """Return the largest error in ulp over a sample of 64-bit words, and the size of the sample."""
     kind, split, row = parameters_of(lower, upper, F64)
-    assert kind == constants.BOUNDED_NORMAL
+    assert kind == T.BOUNDED_NORMAL
     words = words_64(np.random.default_rng(5), split, count)
     made = normal.bounded_normal64(words, split, row)
     worst = 0.0
@@ -146,7 +147,7 @@ def test_a_bound_that_is_a_little_off_is_noticed(lower, monkeypatch):
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 def test_the_split_between_the_sides_is_exact(lower, upper, dtype):
     kind, split, _ = parameters_of(lower, upper, dtype)
-    if kind != constants.BOUNDED_NORMAL:
+    if kind != T.BOUNDED_NORMAL:
         assert lower == -upper
         return
     words = 2**dtype.word_bits
@@ -184,14 +185,14 @@ def oracle(m, c):
     kept, q = float(1 - outside(c)), float(outside(c))
     m = np.asarray(m, np.float64)
     h = q / 2 + kept * (2.0**31 - 0.5 - m) * 2.0**-32
-    x = constants.NORMAL64_WIDE_X_SCALE * kept * (m + 0.5) * 2.0**-31
+    x = coefficients.NORMAL64_WIDE_X_SCALE * kept * (m + 0.5) * 2.0**-31
     return quantile.quantile64(x, h, h, np.full(h.shape, -math.log(2)))
 
 
 def singles(words, c):
     """Return the float32 quantiles of signed words, as the reference draws them."""
     kind, _, row = parameters_of(-c, c, F32)
-    assert kind == (constants.CENTRAL_NORMAL if c <= 2 else constants.NORMAL)
+    assert kind == (T.CENTRAL_NORMAL if c <= 2 else T.NORMAL)
     sampler = normal.central_normal32 if c <= 2 else normal.normal32
     return sampler(np.asarray(words).astype(np.int32).view(np.uint32), row)
 
@@ -269,7 +270,7 @@ def test_float32_is_unbiased(c):
 @pytest.mark.parametrize(("lower", "upper"), [b for b in BOUNDED if b[0] != -b[1]])
 def test_other_bounds_of_float32_are_float64_quantiles(lower, upper):
     kind, split, row = parameters_of(lower, upper, F32)
-    assert kind == constants.BOUNDED_NORMAL
+    assert kind == T.BOUNDED_NORMAL
     rng = np.random.default_rng(3)
     words = np.unique(np.concatenate([extreme_words(32), rng.integers(0, 2**32, 400)]).astype(np.uint32))
     made = normal.bounded_normal64(words, split, row)  # which the fill rounds once to float32
@@ -301,10 +302,10 @@ def test_a_coefficient_that_is_a_little_off_is_noticed(monkeypatch):
     m = magnitudes(INF)
     exact = oracle(m, INF)
     for name, place in (("NORMAL32_WIDE_A", 3), ("NORMAL32_TAIL_A", 2), ("NORMAL32_LOG", 0)):
-        changed = list(getattr(constants, name))
+        changed = list(getattr(coefficients, name))
         changed[place] *= 1 + 2.0**-12
         with monkeypatch.context() as patch:
-            patch.setattr(constants, name, tuple(changed))
+            patch.setattr(coefficients, name, tuple(changed))
             assert np.abs(ulps(singles(m, INF) - exact, exact, 24)).max() > ULPS_32, name
 
 
@@ -361,10 +362,10 @@ def scan(c, first, last, threads=2, **change):
     """Return the largest error in ulp of the Numba kernel over words [first, last), and its word."""
     _, _, row = parameters_of(-c, c, F32)
     for place, factor in change.items():
-        row[getattr(parameters, place)] *= factor
+        row[getattr(T, place)] *= factor
     p = tuple(np.float32(value) for value in row)
     kept, q = float(1 - outside(c)), float(outside(c))
-    numbers = constants.NORMAL64_WIDE_X_SCALE * kept * 2.0**-31, kept * 2.0**-32, q / 2 + kept * 2.0**-33
+    numbers = coefficients.NORMAL64_WIDE_X_SCALE * kept * 2.0**-31, kept * 2.0**-32, q / 2 + kept * 2.0**-33
     run = _scanner(cpu_normal.central_normal32 if c <= 2 else cpu_normal.normal32)
     found = []
 

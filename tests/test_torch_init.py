@@ -12,7 +12,7 @@ from peers import Law, p_value, torch_law
 from torch._subclasses import FakeTensorMode
 
 import initium as ini
-from initium.orthogonality import Dirac
+from initium.initializers.identities import Dirac
 from initium.torch import init
 
 FALSE_ALARM = 1e-4  # of each statistical test under new seeds

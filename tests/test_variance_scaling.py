@@ -11,8 +11,9 @@ import torch.nn.init as torch_init
 from peers import jax_law, keras_law, law_of, p_value, torch_law
 
 import initium as ini
-from initium.fans import Fans, Layout
-from initium.initializers import VarianceScaling
+from initium import layouts
+from initium.initializers.scaling import VarianceScaling
+from initium.layouts import TRANSPOSED, Layout
 
 keras = pytest.importorskip("keras")
 keras_init = keras.initializers
@@ -200,6 +201,18 @@ def test_negative_control_truncation_is_told_from_none(name):
     assert p_value(values, torch_law(getattr(torch_init, f"{name}_"), (600, 1000))) < FALSE_ALARM
 
 
+# --- whose layout counts ------------------------------------------------------------------------------------
+
+
+def test_the_layout_of_the_tensor_counts_where_the_initializer_leaves_it_open():
+    shape = (6, 4, 5)
+    for layout, fan_in in ((None, 20.0), (TRANSPOSED, 30.0), (layouts.IN_OUT, 24.0)):
+        assert ini.lecun_normal().resolve(shape, layout) == ini.lecun_normal(layout).resolve(shape)
+        assert ini.lecun_normal().fans(shape, layout).fan_in == fan_in
+        # An initializer that says its own layout keeps it.
+        assert ini.lecun_normal("out_in").fans(shape, layout).fan_in == 20.0
+
+
 # --- bad input ----------------------------------------------------------------------------------------------
 
 
@@ -208,7 +221,6 @@ def test_negative_control_truncation_is_told_from_none(name):
 def test_fans_of_too_few_axes(shape, make):
     with pytest.raises(ValueError, match=r"fans of shape=.* are not defined; expected at least two axes"):
         make().resolve(shape)
-    assert make().resolve(shape, Fans(3.0, 4.0))  # fans that are given need none
 
 
 def test_unknown_choices_are_listed():

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from initium.kernels.cpu.jit import FEATURES, LANES, TagType, chosen_by_tag, inline
-from initium.kernels.cpu.lanes import (
+from initium.kernels.cpu.instructions import (
     bits_of,
     float_of,
     hardware_bfloat16,
@@ -19,6 +18,7 @@ from initium.kernels.cpu.lanes import (
     low_half,
     select,
 )
+from initium.kernels.cpu.jit import FEATURES, LANES, TagType, chosen_by_tag, inline
 
 __all__ = ["convert"]
 

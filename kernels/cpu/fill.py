@@ -9,45 +9,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initium.kernels import constants, parameters
+from initium.kernels import table as T
 from initium.kernels.cpu.convert import convert
+from initium.kernels.cpu.instructions import clamp_magnitude, constant, select, to_float32
 from initium.kernels.cpu.jit import LANES, Tag, TagType, chosen_by_tag, entry_point, inline, parallel_entry
-from initium.kernels.cpu.lanes import (
-    claim,
-    clamp_magnitude,
-    constant,
-    copy_item,
-    fence,
-    select,
-    stack_buffer,
-    store,
-    store_past_caches,
-    to_float32,
-)
+from initium.kernels.cpu.memory import claim, copy_item, fence, stack_buffer, store, store_past_caches
 from initium.kernels.cpu.normal import bounded_normal64, central_normal32, normal32
 from initium.kernels.cpu.philox import philox_words
 from initium.kernels.cpu.uniform import uniform32, uniform64
+from initium.kernels.stream import WORDS_PER_BLOCK
 
 __all__ = ["run"]
 
-_TILE = constants.TILE
+_TILE = T.TILE
 _LINE = 64  # bytes of a cache line
-_LOW, _HIGH, _SCALE = parameters.LOW, parameters.HIGH, parameters.SCALE
-_ITEMSIZE = {
-    **{"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1},
-    # What words and constants write: bits.
-    **{"bits8": 1, "bits16": 2, "bits32": 4, "bits64": 8},
-}
-# Kinds and outputs: dtypes, and for words and constants the widths of bits.
-_TAGS = {name: Tag(name) for name in (*constants.KINDS, *_ITEMSIZE)}
+_LOW, _HIGH, _SCALE = T.LOW, T.HIGH, T.SCALE
+# Kinds and outputs.
+_TAGS = {name: Tag(name) for name in (*T.KINDS, *T.OUTPUTS)}
 
 # Blocks in flight: uniforms keep few values alive and gain a fifth by twice as many, words keep fewer still;
 # float64 lanes of a bounded normal keep many, and fewer blocks avoid spills.
 _LANES = {
-    **{constants.WORDS: 2 * LANES, constants.UNIFORM: 2 * LANES},
-    constants.BOUNDED_NORMAL: max(2, LANES // 4),
+    **{T.WORDS: 2 * LANES, T.UNIFORM: 2 * LANES},
+    T.BOUNDED_NORMAL: max(2, LANES // 4),
 }
-_BUFFER_BYTES = 2 * LANES * constants.WORDS_PER_BLOCK * 8
+_BUFFER_BYTES = 2 * LANES * WORDS_PER_BLOCK * 8
 
 
 @inline
@@ -81,10 +67,10 @@ def _choose_round_bounded(output: Any, x: Any, p: Any) -> Any:
 
 # Each sampler of float32, and a power of two that divides all that it draws, before scale and offset.
 _SAMPLERS = {
-    constants.UNIFORM: (uniform32, np.float32(2.0**7)),
+    T.UNIFORM: (uniform32, np.float32(2.0**7)),
     # At least 2**-33, with 24 bits.
-    constants.NORMAL: (normal32, np.float32(2.0**-56)),
-    constants.CENTRAL_NORMAL: (central_normal32, np.float32(2.0**-56)),
+    T.NORMAL: (normal32, np.float32(2.0**-56)),
+    T.CENTRAL_NORMAL: (central_normal32, np.float32(2.0**-56)),
 }
 
 
@@ -92,39 +78,39 @@ def _sampler32(kind: str, output: str, lanes: int) -> Callable[..., Any]:
     sample, step = _SAMPLERS[kind]
     if output == "float32":
         # The planner has shown that scale and offset keep float32 inside its interval.
-        return lambda kind, output, block, stream, key, split, p: sample(
+        return lambda kind, output, block, stream, key, integer, p: sample(
             philox_words(block, lanes, stream, key), p
         )
-    return lambda kind, output, block, stream, key, split, p: _round_clamped(
+    return lambda kind, output, block, stream, key, integer, p: _round_clamped(
         output, sample(philox_words(block, lanes, stream, key), p), p, step
     )
 
 
-def _draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, split: Any, p: Any) -> Any:
+def _draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, integer: Any, p: Any) -> Any:
     """Return the values of the blocks from `block` on, as lanes of the output's bits."""
     raise NotImplementedError
 
 
 @chosen_by_tag(_draw)
-def _choose_draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, split: Any, p: Any) -> Any:
+def _choose_draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, integer: Any, p: Any) -> Any:
     if not (isinstance(kind, TagType) and isinstance(output, TagType)):
         return None
     lanes = _LANES.get(kind.label, LANES)
-    if kind.label == constants.WORDS:
-        return lambda kind, output, block, stream, key, split, p: philox_words(
-            block + split, lanes, stream, key
+    if kind.label == T.WORDS:
+        return lambda kind, output, block, stream, key, integer, p: philox_words(
+            block + integer, lanes, stream, key
         )
-    if kind.label == constants.CONSTANT:
-        width, count = 8 * _ITEMSIZE[output.label], LANES * constants.WORDS_PER_BLOCK
-        return lambda kind, output, block, stream, key, split, p: constant(split, width, count)
-    if kind.label == constants.UNIFORM and output.label == "float64":
-        return lambda kind, output, block, stream, key, split, p: uniform64(
+    if kind.label == T.CONSTANT:
+        width, count = 8 * T.OUTPUTS[output.label], LANES * WORDS_PER_BLOCK
+        return lambda kind, output, block, stream, key, integer, p: constant(integer, width, count)
+    if kind.label == T.UNIFORM and output.label == "float64":
+        return lambda kind, output, block, stream, key, integer, p: uniform64(
             philox_words(block, lanes, stream, key), p
         )
-    if kind.label == constants.BOUNDED_NORMAL:
-        return lambda kind, output, block, stream, key, split, p: _round_bounded(
+    if kind.label == T.BOUNDED_NORMAL:
+        return lambda kind, output, block, stream, key, integer, p: _round_bounded(
             output,
-            bounded_normal64(output, philox_words(block, lanes, stream, key), split, p),
+            bounded_normal64(output, philox_words(block, lanes, stream, key), integer, p),
             p,
         )
     return _sampler32(kind.label, output.label, lanes)
@@ -138,8 +124,8 @@ def _layout(kind: Any, output: Any) -> Any:
 @chosen_by_tag(_layout)
 def _choose_layout(kind: Any, output: Any) -> Any:
     blocks = _LANES.get(kind.label, LANES)
-    per_block = constants.WORDS_PER_BLOCK // (2 if output.label == "float64" else 1)
-    size = _ITEMSIZE[output.label]
+    per_block = WORDS_PER_BLOCK // (2 if output.label == "float64" else 1)
+    size = T.OUTPUTS[output.label]
     group = blocks * per_block
     return lambda kind, output: (group, per_block, size)
 
@@ -151,7 +137,7 @@ def _copy(output: Any, target: Any, source: Any) -> None:
 
 @chosen_by_tag(_copy)
 def _choose_copy(output: Any, target: Any, source: Any) -> Any:
-    size = _ITEMSIZE[output.label]
+    size = T.OUTPUTS[output.label]
     return lambda output, target, source: copy_item(target, source, size)
 
 
@@ -162,7 +148,7 @@ def _load(kind: Any, output: Any, job: Any) -> Any:
 
 @chosen_by_tag(_load)
 def _choose_load(kind: Any, output: Any, job: Any) -> Any:
-    if kind.label == constants.BOUNDED_NORMAL or output.label == "float64":
+    if kind.label == T.BOUNDED_NORMAL or output.label == "float64":
         return lambda kind, output, job: _parameters(job, np.float64)
     return lambda kind, output, job: _parameters(job, np.float32)
 
@@ -194,7 +180,7 @@ def _draw_run(
 ) -> None:
     """Write `count` values of consecutive global indices from `index` on, `step` bytes apart."""
     group, per_block, size = _layout(kind, output)
-    stream, split = job.stream, job.split
+    stream, integer = job.stream, job.integer
     block = index // np.uint64(per_block)
     skip = np.int64(index % np.uint64(per_block))
     contiguous = step == size
@@ -210,18 +196,18 @@ def _draw_run(
             # Two loops: LLVM would merge the stores of one loop with a branch, and forget which are which.
             if past_caches:
                 for _ in range(full):
-                    store_past_caches(address, _draw(kind, output, block, stream, key, split, p))
+                    store_past_caches(address, _draw(kind, output, block, stream, key, integer, p))
                     address += np.uint64(group * size)
                     block += np.uint64(group // per_block)
             else:
                 for _ in range(full):
-                    store(address, _draw(kind, output, block, stream, key, split, p))
+                    store(address, _draw(kind, output, block, stream, key, integer, p))
                     address += np.uint64(group * size)
                     block += np.uint64(group // per_block)
             count -= full * group
         else:
             # A ragged end or a strided target: draw a whole group aside and copy what is wanted.
-            store(buffer, _draw(kind, output, block, stream, key, split, p))
+            store(buffer, _draw(kind, output, block, stream, key, integer, p))
             wanted = min(count, group - skip)
             if lead > 0:
                 wanted = min(wanted, lead)
@@ -296,7 +282,7 @@ def _run(jobs: Any, tiles: Any, counter: Any, key: Any, kind: Any, output: Any, 
 @cache
 def _compiled(kind: str, output: str) -> Callable[..., None]:
     word = np.uint64(0)
-    return entry_point(_run, np.zeros(1, constants.JOB), 0, word, word, _TAGS[kind], _TAGS[output], False)
+    return entry_point(_run, np.zeros(1, T.JOB), 0, word, word, _TAGS[kind], _TAGS[output], False)
 
 
 def run(
@@ -313,7 +299,7 @@ def run(
     Parameters
     ----------
     jobs
-        Rows of `constants.JOB`, writable and contiguous, in the order of their first tiles.
+        Rows of `T.JOB`, writable and contiguous, in the order of their first tiles.
     tiles
         Number of tiles of all jobs.
     counter

@@ -1,61 +1,35 @@
 """Numba types for LLVM vectors, so that a kernel reads as scalar code and compiles to full vectors.
 
 Numba leaves the scalar Philox loop unvectorised, at a quarter of the speed. A value of type
-``Lanes(element, width)`` is one LLVM vector; arithmetic on it is one vector instruction per legal
+``Lanes(element, width)`` is one LLVM vector_type; arithmetic on it is one vector_type instruction per legal
 register of the target. The width changes no value: every operation acts lane by lane.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.ir as ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
-
-from initium.kernels.cpu.jit import FEATURES
+from numba.extending import lower_builtin, models, register_model
 
 __all__ = [
     "Lanes",
-    "any_lane",
-    "bits_of",
-    "claim",
-    "clamp_magnitude",
-    "constant",
-    "copy_item",
-    "fence",
-    "float_of",
-    "fma",
-    "hardware_bfloat16",
-    "high_half",
-    "high_word",
-    "interleave_words",
-    "iota",
-    "low_byte",
-    "low_half",
-    "low_word",
-    "multiply_words",
-    "pair_words",
-    "polynomial",
-    "select",
-    "shift_signed",
-    "signed_to_float",
-    "splat",
-    "sqrt",
-    "stack_buffer",
-    "store",
-    "store_past_caches",
-    "to_float32",
-    "unsigned_to_float",
-    "widen",
+    "filled",
+    "is_float",
+    "scalar_bytes",
+    "scalar_type",
+    "shuffle",
+    "spread",
+    "vector_type",
 ]
 
 
 class Lanes(types.Type):
-    """The type of `width` values of the scalar type `element` in one LLVM vector."""
+    """The type of `width` values of the scalar type `element` in one LLVM vector_type."""
 
     def __init__(self, element: types.Type, width: int) -> None:
         self.element, self.width = element, width
@@ -65,13 +39,14 @@ class Lanes(types.Type):
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, lanes: Lanes) -> None:
-        super().__init__(manager, lanes, _vector(lanes))
+        super().__init__(manager, lanes, vector_type(lanes))
 
 
 _WORD = ir.IntType(32)
 
 
-def _scalar(element: types.Type) -> ir.Type:
+def scalar_type(element: types.Type) -> ir.Type:
+    """Return the LLVM type of a scalar."""
     if element == types.boolean:
         return ir.IntType(1)
     if element == types.float32:
@@ -81,31 +56,36 @@ def _scalar(element: types.Type) -> ir.Type:
     return ir.IntType(element.bitwidth)  # type: ignore[attr-defined]
 
 
-def _scalar_bytes(element: types.Type) -> int:
+def scalar_bytes(element: types.Type) -> int:
+    """Return the bytes of a scalar."""
     return int(element.bitwidth) // 8  # type: ignore[attr-defined]
 
 
-def _vector(lanes: Lanes) -> ir.VectorType:
-    return ir.VectorType(_scalar(lanes.element), lanes.width)
+def vector_type(lanes: Lanes) -> ir.VectorType:
+    """Return the LLVM type of lanes."""
+    return ir.VectorType(scalar_type(lanes.element), lanes.width)
 
 
 def _mask(indices: list[int]) -> ir.Constant:
     return ir.Constant(ir.VectorType(_WORD, len(indices)), [ir.Constant(_WORD, i) for i in indices])
 
 
-def _shuffle(builder: Any, a: Any, b: Any, indices: list[int]) -> Any:
+def shuffle(builder: Any, a: Any, b: Any, indices: list[int]) -> Any:
+    """Pick lanes of `a` and `b`, which count as one vector."""
     return builder.shuffle_vector(a, b, _mask(indices))
 
 
-def _splat(builder: Any, value: Any, width: int) -> Any:
+def spread(builder: Any, value: Any, width: int) -> Any:
+    """Spread a scalar over `width` lanes."""
     undefined = ir.Constant(ir.VectorType(value.type, width), ir.Undefined)
-    return _shuffle(
+    return shuffle(
         builder, builder.insert_element(undefined, value, ir.Constant(_WORD, 0)), undefined, [0] * width
     )
 
 
-def _constant(lanes: Lanes, value: int) -> ir.Constant:
-    return ir.Constant(_vector(lanes), [ir.Constant(_scalar(lanes.element), value)] * lanes.width)
+def filled(lanes: Lanes, value: int) -> ir.Constant:
+    """Return lanes that all hold a known value."""
+    return ir.Constant(vector_type(lanes), [ir.Constant(scalar_type(lanes.element), value)] * lanes.width)
 
 
 def _is_scalar(ty: types.Type) -> bool:
@@ -135,7 +115,7 @@ def _binary_operator(op: Callable[..., Any], *, comparison: bool = False) -> Cal
             values = [
                 value
                 if isinstance(ty, Lanes)
-                else _splat(builder, context.cast(builder, value, ty, lanes.element), lanes.width)
+                else spread(builder, context.cast(builder, value, ty, lanes.element), lanes.width)
                 for value, ty in zip(args, sig.args, strict=True)
             ]
             return emit(builder, lanes, *values)
@@ -147,23 +127,24 @@ def _binary_operator(op: Callable[..., Any], *, comparison: bool = False) -> Cal
     return register
 
 
-def _is_float(lanes: Lanes) -> bool:
+def is_float(lanes: Lanes) -> bool:
+    """Tell whether lanes hold floating-point numbers."""
     return lanes.element in (types.float32, types.float64)
 
 
 @_binary_operator(operator.add)
 def _add(builder: Any, lanes: Lanes, a: Any, b: Any) -> Any:
-    return builder.fadd(a, b) if _is_float(lanes) else builder.add(a, b)
+    return builder.fadd(a, b) if is_float(lanes) else builder.add(a, b)
 
 
 @_binary_operator(operator.sub)
 def _sub(builder: Any, lanes: Lanes, a: Any, b: Any) -> Any:
-    return builder.fsub(a, b) if _is_float(lanes) else builder.sub(a, b)
+    return builder.fsub(a, b) if is_float(lanes) else builder.sub(a, b)
 
 
 @_binary_operator(operator.mul)
 def _mul(builder: Any, lanes: Lanes, a: Any, b: Any) -> Any:
-    return builder.fmul(a, b) if _is_float(lanes) else builder.mul(a, b)
+    return builder.fmul(a, b) if is_float(lanes) else builder.mul(a, b)
 
 
 @_binary_operator(operator.truediv)
@@ -199,7 +180,7 @@ def _shr(builder: Any, lanes: Lanes, a: Any, b: Any) -> Any:
 @infer_global(operator.neg)
 class _Negation(AbstractTemplate):
     def generic(self, args: Any, kws: Any) -> Any:
-        return signature(args[0], args[0]) if isinstance(args[0], Lanes) and _is_float(args[0]) else None
+        return signature(args[0], args[0]) if isinstance(args[0], Lanes) and is_float(args[0]) else None
 
 
 @lower_builtin(operator.neg, Lanes)
@@ -209,7 +190,7 @@ def _neg(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 
 def _compare(symbol: str) -> Callable[..., Any]:
     def emit(builder: Any, lanes: Lanes, a: Any, b: Any) -> Any:
-        if _is_float(lanes):
+        if is_float(lanes):
             return builder.fcmp_ordered(symbol, a, b)
         return builder.icmp_unsigned(symbol, a, b)
 
@@ -218,432 +199,3 @@ def _compare(symbol: str) -> Callable[..., Any]:
 
 for _op, _symbol in ((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">=")):
     _binary_operator(_op, comparison=True)(_compare(_symbol))
-
-
-def _unary(result: Callable[[Lanes], Lanes | None]) -> Callable[[Any], Any]:
-    """Make an intrinsic of one lane argument; `result` gives its type, or None to refuse."""
-
-    def wrap(emit: Callable[[Any, Lanes, Lanes, Any], Any]) -> Any:
-        def typed(typingctx: Any, a: Any) -> Any:
-            target = result(a) if isinstance(a, Lanes) else None
-            if target is None:
-                return None
-            return target(a), lambda context, builder, sig, args: emit(builder, a, target, args[0])
-
-        typed.__name__, typed.__doc__ = emit.__name__, emit.__doc__
-        return intrinsic(typed)
-
-    return wrap
-
-
-def _same_width(sources: tuple[types.Type, ...], target: types.Type) -> Callable[[Lanes], Lanes | None]:
-    return lambda a: Lanes(target, a.width) if a.element in sources else None
-
-
-_FLOAT_OF = {types.uint32: types.float32, types.uint64: types.float64}
-_BITS_OF = {real: bits for bits, real in _FLOAT_OF.items()}
-_U64 = (types.uint64,)
-
-
-def _by(table: dict[Any, Any]) -> Callable[[Lanes], Lanes | None]:
-    return lambda a: Lanes(table[a.element], a.width) if a.element in table else None
-
-
-@_unary(_same_width(_U64, types.uint64))
-def low_word(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Keep the low 32 bits of each 64-bit lane."""
-    return builder.and_(a, _constant(lanes, 0xFFFFFFFF))
-
-
-@_unary(_same_width(_U64, types.uint64))
-def high_word(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Move the high 32 bits of each 64-bit lane down."""
-    return builder.lshr(a, _constant(lanes, 32))
-
-
-@_unary(_by(_FLOAT_OF))
-def signed_to_float(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Convert two's complement integers to floats of the same size, to nearest even."""
-    return builder.sitofp(a, _vector(target))
-
-
-@_unary(_by(_FLOAT_OF))
-def unsigned_to_float(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Convert unsigned integers to floats of the same size, to nearest even."""
-    return builder.uitofp(a, _vector(target))
-
-
-@_unary(_by(_FLOAT_OF))
-def float_of(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Reinterpret bits as floats."""
-    return builder.bitcast(a, _vector(target))
-
-
-@_unary(_by(_BITS_OF))
-def bits_of(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Reinterpret floats as bits."""
-    return builder.bitcast(a, _vector(target))
-
-
-@intrinsic
-def shift_signed(typingctx: Any, a: Any, bits: Any) -> Any:
-    """Shift two's complement integers right by `bits`, the sign filling in."""
-    if not isinstance(a, Lanes):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.ashr(args[0], _as_lanes(context, builder, a, sig.args[1], args[1]))
-
-    return a(a, bits), codegen
-
-
-@_unary(_by({types.uint32: types.uint64}))
-def widen(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Extend 32-bit integers to 64 bits with zeros."""
-    return builder.zext(a, _vector(target))
-
-
-@_unary(_by({types.float64: types.float32}))
-def to_float32(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Round float64 to float32, to nearest even."""
-    return builder.fptrunc(a, _vector(target))
-
-
-@_unary(_by({types.float32: types.float32, types.float64: types.float64}))
-def sqrt(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Take the correctly rounded square root."""
-    return _call_llvm(builder, "llvm.sqrt", [a])
-
-
-@_unary(lambda a: Lanes(types.uint64, a.width // 2) if a.element == types.uint32 else None)
-def pair_words(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Join words (2k, 2k+1) to one 64-bit lane, the first word low (little-endian)."""
-    return builder.bitcast(a, _vector(target))
-
-
-def _call_llvm(builder: Any, name: str, args: list[Any]) -> Any:
-    vector = args[0].type
-    suffix = f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(vector, [vector] * len(args)), f"{name}.{suffix}"
-    )
-    return builder.call(function, args)
-
-
-def _as_lanes(context: Any, builder: Any, lanes: Lanes, ty: types.Type, value: Any) -> Any:
-    if isinstance(ty, Lanes):
-        return value
-    return _splat(builder, context.cast(builder, value, ty, lanes.element), lanes.width)
-
-
-@intrinsic
-def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """Compute ``a * b + c`` with one rounding; scalars spread over the lanes."""
-    lanes = next((ty for ty in (a, b, c) if isinstance(ty, Lanes)), None)
-    if lanes is None:
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        operands = [_as_lanes(context, builder, lanes, ty, v) for ty, v in zip(sig.args, args, strict=True)]
-        return _call_llvm(builder, "llvm.fma", operands)
-
-    return lanes(a, b, c), codegen
-
-
-@intrinsic
-def select(typingctx: Any, mask: Any, a: Any, b: Any) -> Any:
-    """Choose `a` where `mask` holds and `b` elsewhere, lane by lane; scalars spread."""
-    lanes = a if isinstance(a, Lanes) else b
-    if not isinstance(lanes, Lanes):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        first = _as_lanes(context, builder, lanes, sig.args[1], args[1])
-        second = _as_lanes(context, builder, lanes, sig.args[2], args[2])
-        return builder.select(args[0], first, second)
-
-    return lanes(mask, a, b), codegen
-
-
-@intrinsic
-def any_lane(typingctx: Any, mask: Any) -> Any:
-    """Tell whether `mask` holds in any lane."""
-    if not (isinstance(mask, Lanes) and mask.element == types.boolean):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        packed = builder.bitcast(args[0], ir.IntType(mask.width))
-        return builder.icmp_unsigned("!=", packed, ir.Constant(packed.type, 0))
-
-    return types.boolean(mask), codegen
-
-
-@intrinsic
-def iota(typingctx: Any, base: Any, width: Any) -> Any:
-    """Make 64-bit lanes ``base, base + 1, ...``; `width` is a literal."""
-    if not isinstance(width, types.IntegerLiteral):
-        return None
-    lanes = Lanes(types.uint64, width.literal_value)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        steps = ir.Constant(_vector(lanes), [ir.Constant(ir.IntType(64), i) for i in range(lanes.width)])
-        start = context.cast(builder, args[0], sig.args[0], types.uint64)
-        return builder.add(_splat(builder, start, lanes.width), steps)
-
-    return lanes(base, width), codegen
-
-
-@intrinsic
-def splat(typingctx: Any, value: Any, like: Any) -> Any:
-    """Spread a scalar over lanes of the type of `like`."""
-    if not isinstance(like, Lanes):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _as_lanes(context, builder, like, sig.args[0], args[0])
-
-    return like(value, like), codegen
-
-
-@intrinsic
-def multiply_words(typingctx: Any, a: Any, constant: Any) -> Any:
-    """Multiply the low words of 64-bit lanes by a 32-bit scalar to full 64-bit products.
-
-    The explicit mask lets LLVM choose ``vpmuludq`` / ``umull``, which ignore the high words.
-    """
-    if not (isinstance(a, Lanes) and a.element == types.uint64):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        factor = _as_lanes(context, builder, a, sig.args[1], args[1])
-        return builder.mul(builder.and_(args[0], _constant(a, 0xFFFFFFFF)), factor)
-
-    return a(a, constant), codegen
-
-
-@intrinsic
-def interleave_words(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """Order the low words of four 64-bit lanes as a0 b0 c0 d0 a1 b1 c1 d1 ... in 32-bit lanes."""
-    if not (isinstance(a, Lanes) and a.element == types.uint64 and a == b == c == d):
-        return None
-    target = Lanes(types.uint32, 4 * a.width)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        words = ir.VectorType(_WORD, 2 * a.width)
-
-        def pair(low: Any, high: Any) -> Any:
-            order = [2 * i + half * words.count for i in range(a.width) for half in (0, 1)]
-            picked = _shuffle(builder, builder.bitcast(low, words), builder.bitcast(high, words), order)
-            return builder.bitcast(picked, _vector(a))
-
-        order = [half * a.width + i for i in range(a.width) for half in (0, 1)]
-        joined = _shuffle(builder, pair(args[0], args[1]), pair(args[2], args[3]), order)
-        return builder.bitcast(joined, _vector(target))
-
-    return target(a, b, c, d), codegen
-
-
-def _part(offset: int, bits: int) -> Callable[[Any, Lanes, Lanes, Any], Any]:
-    """Take `bits` bits of each 32-bit lane, from bit `offset` on (little-endian), as one shuffle.
-
-    LLVM makes a permutation of words of it, half the instructions of a shift and a truncation.
-    """
-    pieces = 32 // bits
-
-    def emit(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-        fine = builder.bitcast(a, ir.VectorType(ir.IntType(bits), pieces * lanes.width))
-        return _shuffle(builder, fine, fine, [pieces * i + offset // bits for i in range(lanes.width)])
-
-    return emit
-
-
-@_unary(_by({types.float32: types.uint16}))
-def hardware_bfloat16(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Round float32 to bfloat16 bits by AVX512_BF16, which takes subnormal numbers for zero."""
-    words, singles = ir.VectorType(ir.IntType(16), 32), ir.VectorType(ir.FloatType(), 16)
-    # As assembly, since LLVM gives the intrinsic's vectors of bfloat no nontemporal stores.
-    instruction = ir.InlineAsm(
-        ir.FunctionType(words, [singles, singles]), "vcvtne2ps2bf16 $2, $1, $0", "=v,v,v", side_effect=False
-    )
-
-    def pair(first: int) -> Any:
-        low, high = (_shuffle(builder, a, a, list(range(i, i + 16))) for i in (first, first + 16))
-        return builder.call(instruction, [high, low])
-
-    return _concatenated(builder, [pair(first) for first in range(0, lanes.width, 32)])
-
-
-_u16, _u8 = _by({types.uint32: types.uint16}), _by({types.uint32: types.uint8})
-low_half = _unary(_u16)(_part(0, 16))
-high_half = _unary(_u16)(_part(16, 16))
-low_byte = _unary(_u8)(_part(0, 8))
-
-
-def _store(typingctx: Any, address: Any, a: Any, past_caches: bool) -> Any:
-    if not isinstance(a, Lanes):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        where = context.cast(builder, args[0], sig.args[0], types.uintp)
-        pointer = builder.inttoptr(where, _vector(a).as_pointer())
-        size = a.width * _scalar_bytes(a.element)
-        instruction = builder.store(args[1], pointer, align=min(64, size) if past_caches else 1)
-        if past_caches:
-            instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_WORD, 1)]))
-        return context.get_dummy_value()
-
-    return types.void(address, a), codegen
-
-
-@intrinsic
-def store(typingctx: Any, address: Any, a: Any) -> Any:
-    """Write the lanes to consecutive memory at `address`, aligned or not."""
-    return _store(typingctx, address, a, False)
-
-
-@intrinsic
-def store_past_caches(typingctx: Any, address: Any, a: Any) -> Any:
-    """Write the lanes to consecutive memory with nontemporal stores.
-
-    The address is a multiple of 64, or of all bytes of the lanes if these are fewer.
-
-    They do not read the memory first, and leave the caches alone; a `fence` makes them visible.
-    """
-    return _store(typingctx, address, a, True)
-
-
-@intrinsic
-def fence(typingctx: Any) -> Any:
-    """Make all stores of this thread visible to others, nontemporal ones too."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@intrinsic
-def clamp_magnitude(typingctx: Any, a: Any, bound: Any) -> Any:
-    """Return the float32 lanes kept in [-bound, bound]; one instruction with AVX512DQ, two else."""
-    if not (isinstance(a, Lanes) and a.element == types.float32):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        limit = _as_lanes(context, builder, a, sig.args[1], args[1])
-        if "+avx512dq" in FEATURES and a.width % 16 == 0:
-            return _smaller_magnitude512(builder, args[0], limit)
-        negative = builder.fneg(limit)
-        raised = builder.select(builder.fcmp_ordered("<", args[0], negative), negative, args[0])
-        return builder.select(builder.fcmp_ordered(">", raised, limit), limit, raised)
-
-    return a(a, bound), codegen
-
-
-def _smaller_magnitude512(builder: Any, a: Any, b: Any) -> Any:
-    """Emit VRANGEPS: the smaller magnitude of both, with the sign of `a`."""
-    single, word, half = ir.VectorType(ir.FloatType(), 16), ir.IntType(32), ir.IntType(16)
-    kind = ir.FunctionType(single, [single, single, word, single, half, word])
-    name = "llvm.x86.avx512.mask.range.ps.512"
-    function = cgutils.get_or_insert_function(builder.module, kind, name)
-    constants = (
-        (ir.Constant(word, 2), ir.Constant(single, ir.Undefined)),  # smaller magnitude, sign of the first
-        (ir.Constant(half, 0xFFFF), ir.Constant(word, 4)),  # all lanes, rounding as it is
-    )
-    pieces = []
-    for first in range(0, a.type.count, 16):
-        x, y = (_shuffle(builder, v, v, list(range(first, first + 16))) for v in (a, b))
-        pieces.append(builder.call(function, [x, y, *constants[0], *constants[1]]))
-    return _concatenated(builder, pieces)
-
-
-def _concatenated(builder: Any, pieces: list[Any]) -> Any:
-    """Join vectors of equal width, a power of two of them."""
-    while len(pieces) > 1:
-        pairs = zip(pieces[::2], pieces[1::2], strict=True)
-        pieces = [_shuffle(builder, x, y, list(range(2 * x.type.count))) for x, y in pairs]
-    return pieces[0]
-
-
-@intrinsic
-def constant(typingctx: Any, bits: Any, width: Any, count: Any) -> Any:
-    """Make `count` lanes of the low `width` bits of `bits`; `width` and `count` are literals."""
-    if not (isinstance(width, types.IntegerLiteral) and isinstance(count, types.IntegerLiteral)):
-        return None
-    lanes = Lanes(types.Integer.from_bitwidth(width.literal_value, False), count.literal_value)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pattern = args[0]
-        if width.literal_value < 64:
-            pattern = builder.trunc(pattern, ir.IntType(width.literal_value))
-        return _splat(builder, pattern, lanes.width)
-
-    return lanes(bits, width, count), codegen
-
-
-@intrinsic
-def copy_item(typingctx: Any, target: Any, source: Any, size: Any) -> Any:
-    """Copy one item of `size` (a literal) bytes between addresses, aligned or not."""
-    if not isinstance(size, types.IntegerLiteral):
-        return None
-    integer = ir.IntType(8 * size.literal_value)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        to, at = (builder.inttoptr(value, integer.as_pointer()) for value in args[:2])
-        builder.store(builder.load(at, align=1), to, align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64, size), codegen
-
-
-@intrinsic
-def stack_buffer(typingctx: Any, size: Any) -> Any:
-    """Return the address of `size` (a literal) bytes on the stack of the calling function."""
-    if not isinstance(size, types.IntegerLiteral):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        block = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), size.literal_value))
-        block.align = 64
-        return builder.ptrtoint(block, ir.IntType(64))
-
-    return types.uint64(size), codegen
-
-
-@intrinsic
-def claim(typingctx: Any, counter: Any) -> Any:
-    """Add one to the int64 at the address `counter` atomically; return what was there."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        integer = ir.IntType(64)
-        pointer = builder.inttoptr(args[0], integer.as_pointer())
-        return builder.atomic_rmw("add", pointer, ir.Constant(integer, 1), "monotonic")
-
-    return types.int64(types.uint64), codegen
-
-
-def polynomial(coefficients: Sequence[float]) -> Any:
-    """Make the function of one lane argument that evaluates a polynomial by Horner's rule in fma.
-
-    Parameters
-    ----------
-    coefficients
-        Lowest power first. The element type of the argument is that of the arithmetic.
-    """
-
-    @intrinsic
-    def evaluate(typingctx: Any, a: Any) -> Any:
-        if not isinstance(a, Lanes):
-            return None
-
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            *rest, value = (
-                ir.Constant(_vector(a), [ir.Constant(_scalar(a.element), c)] * a.width) for c in coefficients
-            )
-            for constant in reversed(rest):
-                value = _call_llvm(builder, "llvm.fma", [value, args[0], constant])
-            return value
-
-        return a(a), codegen
-
-    return evaluate

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from initium.kernels import parameters as P
-from initium.kernels.cpu.jit import chosen_by_tag, inline
-from initium.kernels.cpu.lanes import (
+from initium.kernels import table as T
+from initium.kernels.cpu.instructions import (
     fma,
     pair_words,
     select,
@@ -18,6 +17,7 @@ from initium.kernels.cpu.lanes import (
     unsigned_to_float,
     widen,
 )
+from initium.kernels.cpu.jit import chosen_by_tag, inline
 from initium.kernels.cpu.quantile import central_quantile32, quantile32, quantile64
 
 __all__ = ["bounded_normal64", "central_normal32", "normal32"]
@@ -32,23 +32,23 @@ _SIGN = np.uint32(0x80000000)
 @inline
 def _centre_and_tail(words: Any, p: Any) -> Any:
     """Return (x, h) of the signed word, each from its own integer, so that both ends are precise."""
-    x = fma(signed_to_float(words), p[P.X_STEP], p[P.X_START])
+    x = fma(signed_to_float(words), p[T.X_STEP], p[T.X_START])
     complement = words ^ shift_signed(words, _SIGN_BIT) ^ _MAGNITUDE
-    return x, fma(signed_to_float(complement), p[P.H_STEP], p[P.H_START])
+    return x, fma(signed_to_float(complement), p[T.H_STEP], p[T.H_START])
 
 
 @inline
 def central_normal32(words: Any, p: Any) -> Any:
     """Draw normals truncated symmetrically within 2 sigmas."""
     x, h = _centre_and_tail(words, p)
-    return fma(central_quantile32(x, h), p[P.SCALE], p[P.OFFSET])
+    return fma(central_quantile32(x, h), p[T.SCALE], p[T.OFFSET])
 
 
 @inline
 def normal32(words: Any, p: Any) -> Any:
     """Draw normals truncated symmetrically anywhere or not at all."""
     x, h = _centre_and_tail(words, p)
-    return fma(quantile32(x, h, words & _SIGN), p[P.SCALE], p[P.OFFSET])
+    return fma(quantile32(x, h, words & _SIGN), p[T.SCALE], p[T.OFFSET])
 
 
 # --- any bounds, float64: the words up to `split` lie above the mean, the others below --------------------
@@ -76,13 +76,13 @@ def bounded_normal64(output: Any, words: Any, split: Any, p: Any) -> Any:
     magnitude = unsigned_to_float(select(above, w, last - w))
     complement = unsigned_to_float(select(above, split - w, w - (split + np.uint64(1))))
     # One side's parameter or the other's, lane by lane.
-    positive, negative = p[P.POSITIVE : P.NEGATIVE], p[P.NEGATIVE : P.END]
-    x_step = select(above, splat(positive[P.SIDE_X_STEP], magnitude), negative[P.SIDE_X_STEP])
-    x_start = select(above, splat(positive[P.SIDE_X_START], magnitude), negative[P.SIDE_X_START])
-    ratio_step = select(above, splat(positive[P.SIDE_RATIO_STEP], magnitude), negative[P.SIDE_RATIO_STEP])
-    ratio_start = select(above, splat(positive[P.SIDE_RATIO_START], magnitude), negative[P.SIDE_RATIO_START])
-    h_reference = select(above, splat(positive[P.SIDE_H_REFERENCE], magnitude), negative[P.SIDE_H_REFERENCE])
-    w_reference = select(above, splat(positive[P.SIDE_W_REFERENCE], magnitude), negative[P.SIDE_W_REFERENCE])
+    positive, negative = p[T.POSITIVE : T.NEGATIVE], p[T.NEGATIVE : T.END]
+    x_step = select(above, splat(positive[T.SIDE_X_STEP], magnitude), negative[T.SIDE_X_STEP])
+    x_start = select(above, splat(positive[T.SIDE_X_START], magnitude), negative[T.SIDE_X_START])
+    ratio_step = select(above, splat(positive[T.SIDE_RATIO_STEP], magnitude), negative[T.SIDE_RATIO_STEP])
+    ratio_start = select(above, splat(positive[T.SIDE_RATIO_START], magnitude), negative[T.SIDE_RATIO_START])
+    h_reference = select(above, splat(positive[T.SIDE_H_REFERENCE], magnitude), negative[T.SIDE_H_REFERENCE])
+    w_reference = select(above, splat(positive[T.SIDE_W_REFERENCE], magnitude), negative[T.SIDE_W_REFERENCE])
     ratio = fma(complement, ratio_step, ratio_start)
     z = quantile64(fma(magnitude, x_step, x_start), ratio * h_reference, ratio, w_reference)
-    return fma(select(above, z, -z), p[P.SCALE], p[P.OFFSET])
+    return fma(select(above, z, -z), p[T.SCALE], p[T.OFFSET])

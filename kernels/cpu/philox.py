@@ -6,15 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from initium.kernels import constants
+from initium.kernels.cpu.instructions import (
+    high_word,
+    interleave_words,
+    iota,
+    low_word,
+    multiply_words,
+    splat,
+)
 from initium.kernels.cpu.jit import inline
-from initium.kernels.cpu.lanes import high_word, interleave_words, iota, low_word, multiply_words, splat
+from initium.kernels.stream import PHILOX_M0, PHILOX_M1, PHILOX_ROUNDS, PHILOX_W0, PHILOX_W1
 
 __all__ = ["philox_words"]
 
-_M0, _M1 = np.uint64(constants.PHILOX_M0), np.uint64(constants.PHILOX_M1)
-_W0, _W1 = np.uint64(constants.PHILOX_W0), np.uint64(constants.PHILOX_W1)
-_ROUNDS = constants.PHILOX_ROUNDS
+_M0, _M1 = np.uint64(PHILOX_M0), np.uint64(PHILOX_M1)
+_W0, _W1 = np.uint64(PHILOX_W0), np.uint64(PHILOX_W1)
+_ROUNDS = PHILOX_ROUNDS
 _WORD = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 

@@ -1,6 +1,6 @@
 """Distribution: the normal quantile, from a tail probability to the distance from the mean in sigmas.
 
-The formulas stand with their coefficients in `initium.kernels.constants`.
+The formulas stand with their coefficients in `initium.kernels.coefficients`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from initium.kernels import constants as C
-from initium.kernels.cpu.jit import inline
-from initium.kernels.cpu.lanes import (
+from initium.kernels import coefficients as C
+from initium.kernels.cpu.instructions import (
     any_lane,
     bits_of,
     float_of,
@@ -22,6 +21,7 @@ from initium.kernels.cpu.lanes import (
     signed_to_float,
     sqrt,
 )
+from initium.kernels.cpu.jit import inline
 
 __all__ = ["central_quantile32", "quantile32", "quantile64"]
 

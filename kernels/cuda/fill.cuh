@@ -26,7 +26,7 @@ struct from_block_zero {
 };
 
 struct from_any_block {
-  INLINE uint64 first_block(const Job& job) { return job.split; }
+  INLINE uint64 first_block(const Job& job) { return job.integer; }
 };
 
 // A kind draws the values of one Philox block into registers; `values` says how many there are. `unroll` is how
@@ -37,7 +37,7 @@ struct words : from_any_block {
   struct Sampler {
     using Real = float;
     static constexpr int values = WORDS_PER_BLOCK;
-    INLINE void draw(const Words& drawn, uint64 split, const Real* p, uint32* to) {
+    INLINE void draw(const Words& drawn, uint64 integer, const Real* p, uint32* to) {
 #pragma unroll
       for (int i = 0; i < values; ++i) to[i] = drawn.word[i];
     }
@@ -50,7 +50,7 @@ struct uniform : from_block_zero {
   struct Sampler {
     using Real = float;
     static constexpr int values = WORDS_PER_BLOCK;
-    INLINE void draw(const Words& words, uint64 split, const Real* p, uint32* to) {
+    INLINE void draw(const Words& words, uint64 integer, const Real* p, uint32* to) {
       float x[values];
 #pragma unroll
       for (int i = 0; i < values; ++i) x[i] = uniform32(words.word[i], p);
@@ -63,7 +63,7 @@ template <>
 struct uniform::Sampler<float64> {
   using Real = double;
   static constexpr int values = WORDS_PER_BLOCK / 2;
-  INLINE void draw(const Words& words, uint64 split, const Real* p, uint32* to) {
+  INLINE void draw(const Words& words, uint64 integer, const Real* p, uint32* to) {
     double x[values];
 #pragma unroll
     for (int i = 0; i < values; ++i) x[i] = uniform64(pair(words, i), p);
@@ -77,7 +77,7 @@ struct central_normal : from_block_zero {
   struct Sampler {
     using Real = float;
     static constexpr int values = WORDS_PER_BLOCK;
-    INLINE void draw(const Words& words, uint64 split, const Real* p, uint32* to) {
+    INLINE void draw(const Words& words, uint64 integer, const Real* p, uint32* to) {
       float x[values];
 #pragma unroll
       for (int i = 0; i < values; ++i) x[i] = central_normal32(words.word[i], p);
@@ -92,7 +92,7 @@ struct normal : from_block_zero {
   struct Sampler {
     using Real = float;
     static constexpr int values = WORDS_PER_BLOCK;
-    INLINE void draw(const Words& words, uint64 split, const Real* p, uint32* to) {
+    INLINE void draw(const Words& words, uint64 integer, const Real* p, uint32* to) {
       float x[values];
       normal32(words, p, x);
       Output::put_within(x, p, to);
@@ -107,11 +107,11 @@ struct bounded_normal : from_block_zero {
     using Real = double;
     static constexpr int values = WORDS_PER_BLOCK;
     // Long code, one value at a time: words and values move on in rings, since registers have no index.
-    INLINE void draw(Words words, uint64 split, const Real* p, uint32* to) {
+    INLINE void draw(Words words, uint64 integer, const Real* p, uint32* to) {
       float x[values] = {};
 #pragma unroll 1
       for (int turn = 0; turn < values; ++turn) {
-        const float next = ieee::to_float32(clamp(bounded_normal64(words.word[0], split, p), p));
+        const float next = ieee::to_float32(clamp(bounded_normal64(words.word[0], integer, p), p));
 #pragma unroll
         for (int i = 0; i < values; ++i) {
           x[i] = i + 1 < values ? x[i + 1] : next;
@@ -127,10 +127,10 @@ template <>
 struct bounded_normal::Sampler<float64> {
   using Real = double;
   static constexpr int values = WORDS_PER_BLOCK / 2;
-  INLINE void draw(const Words& words, uint64 split, const Real* p, uint32* to) {
+  INLINE void draw(const Words& words, uint64 integer, const Real* p, uint32* to) {
     double x[values];
 #pragma unroll
-    for (int i = 0; i < values; ++i) x[i] = clamp(bounded_normal64(pair(words, i), split, p), p);
+    for (int i = 0; i < values; ++i) x[i] = clamp(bounded_normal64(pair(words, i), integer, p), p);
     float64::put(x, to);
   }
 };
@@ -142,7 +142,7 @@ struct constant : from_block_zero {
   struct Sampler {
     using Real = float;
     static constexpr int values = 16 / Output::size;
-    INLINE void draw(const Words& words, uint64 split, const Real* p, uint32* to) { Output::put(split, to); }
+    INLINE void draw(const Words& words, uint64 integer, const Real* p, uint32* to) { Output::put(integer, to); }
   };
 };
 
@@ -159,14 +159,14 @@ struct Filler {
 
   // What a job's items share.
   struct Source {
-    uint64 stream, split;
+    uint64 stream, integer;
     Real p[JOB_PARAMETERS];
   };
 
   INLINE Source source_of(const Job& job) {
     Source source;
     source.stream = job.stream;
-    source.split = job.split;
+    source.integer = job.integer;
 #pragma unroll
     for (int i = 0; i < JOB_PARAMETERS; ++i) source.p[i] = real(job.parameters[i], Real());
     return source;
@@ -180,7 +180,7 @@ struct Filler {
     Item item;
 #pragma unroll
     for (int i = 0; i < blocks; ++i)
-      Sampler::draw(philox_words(low + i, high, source.stream, keys), source.split, source.p,
+      Sampler::draw(philox_words(low + i, high, source.stream, keys), source.integer, source.p,
                     item.part + i * registers);
     return item;
   }

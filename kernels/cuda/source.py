@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from initium.kernels import constants, parameters
+from initium.kernels import coefficients, stream
+from initium.kernels import table as T
 
 __all__ = [
     "ENTRIES",
@@ -48,37 +49,32 @@ ROUNDED: Final = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 THREADS: Final = 256
 #: Groups that one multiprocessor holds at once, by kind: as many as the registers allow without spills.
 GROUPS: Final = {
-    constants.WORDS: 4,
-    constants.CONSTANT: 4,
-    constants.UNIFORM: 4,
-    constants.NORMAL: 3,
-    constants.CENTRAL_NORMAL: 4,
-    constants.BOUNDED_NORMAL: 2,
+    T.WORDS: 4,
+    T.CONSTANT: 4,
+    T.UNIFORM: 4,
+    T.NORMAL: 3,
+    T.CENTRAL_NORMAL: 4,
+    T.BOUNDED_NORMAL: 2,
     ROUND: 4,
 }
 
 #: What one thread draws and stores at once.
 ITEM_BYTES: Final = 16
 
-_ITEMSIZES = {
-    **{"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1},
-    **{"bits8": 1, "bits16": 2, "bits32": 4, "bits64": 8},
-}
-_BITS = ("bits8", "bits16", "bits32", "bits64")
-_REAL = tuple(output for output in _ITEMSIZES if output not in _BITS)
+_BITS, _REAL = tuple(T.BITS), tuple(T.REALS)
 _SINGLE = tuple(output for output in _REAL if output != "float64")
 _OUTPUTS = {
-    constants.WORDS: ("bits32",),
-    constants.CONSTANT: _BITS,
-    constants.UNIFORM: _REAL,
-    constants.NORMAL: _SINGLE,
-    constants.CENTRAL_NORMAL: _SINGLE,
-    constants.BOUNDED_NORMAL: _REAL,
+    T.WORDS: ("bits32",),
+    T.CONSTANT: _BITS,
+    T.UNIFORM: _REAL,
+    T.NORMAL: _SINGLE,
+    T.CENTRAL_NORMAL: _SINGLE,
+    T.BOUNDED_NORMAL: _REAL,
 }
 #: All (kind, output) that there are kernels for.
-ENTRIES: Final = tuple((kind, output) for kind in constants.KINDS for output in _OUTPUTS[kind])
+ENTRIES: Final = tuple((kind, output) for kind in T.KINDS for output in _OUTPUTS[kind])
 
-_WORDS = ("<u4", (constants.PHILOX_ROUNDS,))
+_WORDS = ("<u4", (stream.PHILOX_ROUNDS,))
 _ROUND_KEYS = np.dtype([("low", *_WORDS), ("high", *_WORDS)])
 _C_TYPES = {
     "u1": "unsigned char",
@@ -105,13 +101,19 @@ def _constant(name: str, value: Any) -> str:
 
 def _job() -> str:
     names = {"<u8": "uint64", "<i8": "int64", "<f8": "double"}
-    lines, fields = [], constants.JOB.fields
+    lines, fields = [], T.JOB.fields
     assert fields is not None
     for name, (dtype, *_) in fields.items():
         length = f"[{dtype.shape[0]}]" if dtype.shape else ""
         lines.append(f"  {names[dtype.base.str]} {name}{length};")
-    checks = [f"static_assert(sizeof(Job) == {constants.JOB.itemsize});"]
+    checks = [f"static_assert(sizeof(Job) == {T.JOB.itemsize});"]
     return "\n".join(("struct Job {", *lines, "};", *checks))
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a constant is a number, or a tuple of numbers."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(part, (int, float)) for part in parts)
 
 
 @cache
@@ -120,10 +122,10 @@ def prelude() -> str:
     types = [f"typedef {_C_TYPES[code]} {'u' * (code[0] == 'u')}int{8 * int(code[1:])};" for code in _C_TYPES]
     wanted = [
         (name, value)
-        for name, value in vars(constants).items()
-        if name.isupper() and isinstance(value, (int, float, tuple)) and name != "KINDS" and name != "TILE"
+        for module in (stream, T, coefficients)
+        for name, value in vars(module).items()
+        if name.isupper() and _is_number(value) and name != "TILE"
     ]
-    wanted += [(name, value) for name, value in vars(parameters).items() if name.isupper()]
     wanted += [("THREADS", THREADS), *((f"GROUPS_{kind}", groups) for kind, groups in GROUPS.items())]
     return "\n".join((*types, *(_constant(name, value) for name, value in wanted), _job(), ""))
 
@@ -148,7 +150,7 @@ def entry(kind: str, output: str) -> str:
 
 def itemsize(output: str) -> int:
     """Return the bytes of one value of an output."""
-    return _ITEMSIZES[output]
+    return T.OUTPUTS[output]
 
 
 def options(kind: str, output: str) -> tuple[str, ...]:
@@ -162,9 +164,9 @@ def options(kind: str, output: str) -> tuple[str, ...]:
 
 def round_keys(seed: int) -> NDArray[np.void]:
     """Return Philox' keys of all rounds as an array of one struct `RoundKeys`, which CuPy passes by value."""
-    rounds = np.arange(constants.PHILOX_ROUNDS, dtype=np.uint64)
-    low = np.uint64(seed & 0xFFFFFFFF) + rounds * np.uint64(constants.PHILOX_W0)
-    high = np.uint64(seed >> 32) + rounds * np.uint64(constants.PHILOX_W1)
+    rounds = np.arange(stream.PHILOX_ROUNDS, dtype=np.uint64)
+    low = np.uint64(seed & 0xFFFFFFFF) + rounds * np.uint64(stream.PHILOX_W0)
+    high = np.uint64(seed >> 32) + rounds * np.uint64(stream.PHILOX_W1)
     return np.concatenate([low, high]).astype(np.uint32).view(_ROUND_KEYS)
 
 
@@ -174,13 +176,13 @@ def number_tiles(rows: NDArray[np.void], output: str) -> tuple[NDArray[np.void],
     Parameters
     ----------
     rows
-        Rows of `constants.JOB`, of one kind and output.
+        Rows of `T.JOB`, of one kind and output.
     output
         Their output.
 
     Returns
     -------
-    (ndarray of constants.JOB, int)
+    (ndarray of T.JOB, int)
         The rows with their ``tile`` counted in `THREADS` items of `ITEM_BYTES` bytes.
     """
     values = ITEM_BYTES // itemsize(output)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initium.kernels import constants, parameters
+from initium.kernels import table as T
 from initium.kernels.reference.normal import bounded_normal64, central_normal32, normal32
 from initium.kernels.reference.philox import philox_words
 from initium.kernels.reference.uniform import uniform32, uniform64
@@ -15,9 +15,9 @@ from initium.kernels.reference.uniform import uniform32, uniform64
 __all__ = ["draw", "fill_job"]
 
 _SAMPLERS = {
-    constants.UNIFORM: uniform32,
-    constants.NORMAL: normal32,
-    constants.CENTRAL_NORMAL: central_normal32,
+    T.UNIFORM: uniform32,
+    T.NORMAL: normal32,
+    T.CENTRAL_NORMAL: central_normal32,
 }
 
 
@@ -27,28 +27,28 @@ def draw(
     index: NDArray[np.uint64],
     stream: int,
     seed: int,
-    split: int,
+    integer: int,
     p: NDArray[Any],
 ) -> NDArray[Any]:
     """Return the values at global indices `index` (1-D), in `dtype`."""
-    if kind == constants.WORDS:
-        return philox_words(index, stream, seed, split).view(dtype)
-    if kind == constants.CONSTANT:
-        pattern = np.full(index.shape, split, np.uint64).astype(f"u{dtype.itemsize}")
+    if kind == T.WORDS:
+        return philox_words(index, stream, seed, integer).view(dtype)
+    if kind == T.CONSTANT:
+        pattern = np.full(index.shape, integer, np.uint64).astype(f"u{dtype.itemsize}")
         return _typed(pattern.view(dtype))
     if dtype == np.float64:
         words = philox_words(np.stack([2 * index, 2 * index + np.uint64(1)], axis=-1), stream, seed)
         wide = words[..., 0].astype(np.uint64) | (words[..., 1].astype(np.uint64) << np.uint64(32))
-        value = uniform64(wide, p) if kind == constants.UNIFORM else bounded_normal64(wide, split, p)
-        return _typed(np.clip(value, p[parameters.LOW], p[parameters.HIGH]))
+        value = uniform64(wide, p) if kind == T.UNIFORM else bounded_normal64(wide, integer, p)
+        return _typed(np.clip(value, p[T.LOW], p[T.HIGH]))
     words = philox_words(index, stream, seed)
-    if kind == constants.BOUNDED_NORMAL:
-        value = np.clip(bounded_normal64(words, split, p), p[parameters.LOW], p[parameters.HIGH])
+    if kind == T.BOUNDED_NORMAL:
+        value = np.clip(bounded_normal64(words, integer, p), p[T.LOW], p[T.HIGH])
         return _typed(value.astype(np.float32).astype(dtype))
     single: NDArray[Any] = _SAMPLERS[kind](words, p)
     if dtype == np.float32:
         return single
-    low, high = np.float32(p[parameters.LOW]), np.float32(p[parameters.HIGH])
+    low, high = np.float32(p[T.LOW]), np.float32(p[T.HIGH])
     return _typed(np.clip(single, low, high).astype(dtype))
 
 
@@ -58,13 +58,13 @@ def _typed(array: Any) -> NDArray[Any]:
 
 
 def fill_job(job: Any, destination: NDArray[Any], kind: str, seed: int) -> None:
-    """Fill `destination`, the box of one row of `constants.JOB` as an array of its extents."""
+    """Fill `destination`, the box of one row of `T.JOB` as an array of its extents."""
     extent = [int(n) for n in job["extent"]]
     steps = [int(s) for s in job["index_step"]]
     for row in np.ndindex(*extent[:-1]):
         start = int(job["start"]) + sum(i * s for i, s in zip(row, steps[:-1], strict=True))
-        for first in range(0, extent[-1], constants.TILE):
-            count = min(constants.TILE, extent[-1] - first)
+        for first in range(0, extent[-1], T.TILE):
+            count = min(T.TILE, extent[-1] - first)
             index = np.arange(count, dtype=np.uint64) + np.uint64(start + first)
             destination[row][first : first + count] = draw(
                 kind,
@@ -72,6 +72,6 @@ def fill_job(job: Any, destination: NDArray[Any], kind: str, seed: int) -> None:
                 index,
                 int(job["stream"]),
                 seed,
-                int(job["split"]),
+                int(job["integer"]),
                 job["parameters"],
             )

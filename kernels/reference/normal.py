@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initium.kernels import parameters as P
+from initium.kernels import table as T
 from initium.kernels.reference.arithmetic import fma
 from initium.kernels.reference.quantile import central_quantile32, quantile32, quantile64
 
@@ -20,9 +20,9 @@ def _symmetric32(quantile: Any, words: NDArray[np.uint32], p: NDArray[np.float64
     single = p.astype(np.float32)
     signed = words.view(np.int32)
     complement = _MAGNITUDE - np.where(signed < 0, ~signed, signed)
-    x = fma(signed.astype(np.float32), single[P.X_STEP], single[P.X_START])
-    h = fma(complement.astype(np.float32), single[P.H_STEP], single[P.H_START])
-    return fma(quantile(x, h), single[P.SCALE], single[P.OFFSET])
+    x = fma(signed.astype(np.float32), single[T.X_STEP], single[T.X_START])
+    h = fma(complement.astype(np.float32), single[T.H_STEP], single[T.H_START])
+    return fma(quantile(x, h), single[T.SCALE], single[T.OFFSET])
 
 
 def central_normal32(words: NDArray[np.uint32], p: NDArray[np.float64]) -> NDArray[Any]:
@@ -43,9 +43,9 @@ def bounded_normal64(words: NDArray[Any], split: int, p: NDArray[np.float64]) ->
     with np.errstate(over="ignore"):  # of the side that is not chosen
         magnitude = np.where(above, w, last - w).astype(np.float64)
         complement = np.where(above, border - w, w - border - np.uint64(1)).astype(np.float64)
-    side = np.where(above[:, None], p[P.POSITIVE : P.NEGATIVE], p[P.NEGATIVE : P.END])
-    x = fma(magnitude, side[:, P.SIDE_X_STEP], side[:, P.SIDE_X_START])
-    ratio = fma(complement, side[:, P.SIDE_RATIO_STEP], side[:, P.SIDE_RATIO_START])
-    h = ratio * side[:, P.SIDE_H_REFERENCE]
-    z = quantile64(x, h, ratio, side[:, P.SIDE_W_REFERENCE])
-    return fma(np.where(above, z, -z), p[P.SCALE], p[P.OFFSET])
+    side = np.where(above[:, None], p[T.POSITIVE : T.NEGATIVE], p[T.NEGATIVE : T.END])
+    x = fma(magnitude, side[:, T.SIDE_X_STEP], side[:, T.SIDE_X_START])
+    ratio = fma(complement, side[:, T.SIDE_RATIO_STEP], side[:, T.SIDE_RATIO_START])
+    h = ratio * side[:, T.SIDE_H_REFERENCE]
+    z = quantile64(x, h, ratio, side[:, T.SIDE_W_REFERENCE])
+    return fma(np.where(above, z, -z), p[T.SCALE], p[T.OFFSET])

@@ -1,6 +1,6 @@
 """Distribution: the normal quantile, from a tail probability to the distance from the mean in sigmas.
 
-The formulas stand with their coefficients in `initium.kernels.constants`.
+The formulas stand with their coefficients in `initium.kernels.coefficients`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initium.kernels import constants as C
+from initium.kernels import coefficients as C
 from initium.kernels.reference.arithmetic import fma, polynomial
 
 __all__ = ["central_quantile32", "quantile32", "quantile64"]

@@ -11,8 +11,21 @@ from typing import TYPE_CHECKING, Any
 from initium._version import __version__
 
 if TYPE_CHECKING:
-    from initium.api import bits, initialize, normal, orthogonal, truncated_normal, uniform
-    from initium.elsewhere import (
+    from initium.initializers.basic import (
+        Constant,
+        Initializer,
+        Normal,
+        TruncatedNormal,
+        Uniform,
+        constant,
+        ones,
+        zeros,
+    )
+    from initium.initializers.filters import STFT, Bilinear, bilinear, caffe_bilinear, stft
+    from initium.initializers.gains import calculate_gain
+    from initium.initializers.identities import Dirac, Identity
+    from initium.initializers.orthogonal import DeltaOrthogonal, Orthogonal, delta_orthogonal
+    from initium.initializers.peers import (
         caffe_msra,
         caffe_xavier,
         keras_random_normal,
@@ -35,17 +48,8 @@ if TYPE_CHECKING:
         xavier_logistic,
         xavier_tanh,
     )
-    from initium.fans import Fans, Layout
-    from initium.filters import STFT, Bilinear, bilinear, caffe_bilinear, stft
-    from initium.gains import calculate_gain
-    from initium.initializers import (
-        Constant,
-        Initializer,
-        Normal,
-        TruncatedNormal,
-        Uniform,
+    from initium.initializers.scaling import (
         VarianceScaling,
-        constant,
         glorot_normal,
         glorot_uniform,
         he_normal,
@@ -56,22 +60,21 @@ if TYPE_CHECKING:
         lecun_uniform,
         msra_normal,
         msra_uniform,
-        ones,
         xavier_normal,
         xavier_uniform,
-        zeros,
     )
+    from initium.initializers.sparse import Sparse, SparseGaussian, caffe_gaussian, lasagne_sparse, sparse
+    from initium.initializers.unit_ball import PositiveUnitball, caffe_positive_unitball
+    from initium.layouts import Fans, Layout
     from initium.model import Report, init_model, plan_model, run_plan
-    from initium.orthogonality import DeltaOrthogonal, Dirac, Identity, Orthogonal, delta_orthogonal
-    from initium.rules import Rules, skip
-    from initium.sparsity import Sparse, SparseGaussian, caffe_gaussian, lasagne_sparse, sparse
+    from initium.planning.streams import stream_id
+    from initium.recipes.rules import Rules, skip
     from initium.specs import TensorSpec
-    from initium.streams import stream_id
-    from initium.unitball import PositiveUnitball, caffe_positive_unitball
+    from initium.tensor import bits, initialize, normal, orthogonal, truncated_normal, uniform
 
 _HOMES = {
-    "api": ("bits", "initialize", "normal", "orthogonal", "truncated_normal", "uniform"),
-    "elsewhere": (
+    "tensor": ("bits", "initialize", "normal", "orthogonal", "truncated_normal", "uniform"),
+    "initializers.peers": (
         "caffe_msra",
         "caffe_xavier",
         "keras_random_normal",
@@ -94,26 +97,30 @@ _HOMES = {
         "xavier_logistic",
         "xavier_tanh",
     ),
-    "fans": ("Fans", "Layout"),
-    "filters": (
+    "layouts": ("Fans", "Layout"),
+    "initializers.filters": (
         "STFT",
         "Bilinear",
         "bilinear",
         "caffe_bilinear",
         "stft",
     ),
-    "gains": ("calculate_gain",),
-    "initializers": (
-        *("Constant", "Initializer", "Normal", "TruncatedNormal", "Uniform", "VarianceScaling"),
+    "initializers.gains": ("calculate_gain",),
+    "initializers.basic": (
+        *("Constant", "Initializer", "Normal", "TruncatedNormal", "Uniform"),
         *("constant", "ones", "zeros"),
+    ),
+    "initializers.identities": ("Dirac", "Identity"),
+    "initializers.orthogonal": ("DeltaOrthogonal", "Orthogonal", "delta_orthogonal"),
+    "initializers.scaling": (
+        "VarianceScaling",
         *("glorot_normal", "glorot_uniform", "xavier_normal", "xavier_uniform"),
         *("he_normal", "he_uniform", "kaiming_normal", "kaiming_uniform", "msra_normal", "msra_uniform"),
         *("lecun_normal", "lecun_uniform"),
     ),
     "model": ("Report", "init_model", "plan_model", "run_plan"),
-    "orthogonality": ("DeltaOrthogonal", "Dirac", "Identity", "Orthogonal", "delta_orthogonal"),
-    "rules": ("Rules", "skip"),
-    "sparsity": (
+    "recipes.rules": ("Rules", "skip"),
+    "initializers.sparse": (
         "Sparse",
         "SparseGaussian",
         "caffe_gaussian",
@@ -121,8 +128,8 @@ _HOMES = {
         "sparse",
     ),
     "specs": ("TensorSpec",),
-    "streams": ("stream_id",),
-    "unitball": (
+    "planning.streams": ("stream_id",),
+    "initializers.unit_ball": (
         "PositiveUnitball",
         "caffe_positive_unitball",
     ),

@@ -11,6 +11,7 @@ __all__ = [
     "check_choice",
     "check_count",
     "check_finite",
+    "check_integer",
     "check_name",
     "check_number",
     "check_positive",

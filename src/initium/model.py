@@ -5,22 +5,26 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from initium import boxes
-from initium.backends import backend_for, check_device, is_on
+from initium.backends.progress import Reported, reporter
+from initium.backends.run import run
 from initium.checks import check_seed, check_shape
-from initium.destinations import Destination, allocate, destination_of, is_array, mark_as_written
 from initium.dtypes import DType, lookup
-from initium.fans import Fans
-from initium.plan import Job, Plan, plan
-from initium.rules import Assignment, RulesLike, assign
-from initium.streams import stream_id
+from initium.layouts import Fans
+from initium.memory.arrays import allocate, destination_of, is_array
+from initium.memory.destination import Destination
+from initium.memory.devices import check_device, is_on
+from initium.memory.torch import mark_as_written
+from initium.planning.jobs import Job, job_of
+from initium.planning.plan import Plan, plan
+from initium.recipes.rules import Assignment, RulesLike, assign
+from initium.regions.boxes import box_of
 
 __all__ = ["ParameterReport", "Report", "init_model", "plan_model", "run_plan"]
 
@@ -126,8 +130,7 @@ class _Done(NamedTuple):
     def job(self) -> Job:
         assignment = self.assignment
         assert assignment.fill is not None
-        box = boxes.box_of(assignment.shape)
-        return Job(stream_id(assignment.name), assignment.fill, box, self.destination)
+        return job_of(assignment.name, assignment.fill, box_of(assignment.shape), self.destination)
 
 
 def init_model(
@@ -139,7 +142,7 @@ def init_model(
     device: str | None = None,
     backend: str | None = None,
     threads: int | None = None,
-    progress: bool | Callable[[int, int], None] = False,
+    progress: Reported = False,
 ) -> Report:
     """Initialise all weights of a model in one call.
 
@@ -187,13 +190,10 @@ def init_model(
     seed = check_seed(seed)
     with _no_collections():
         done = _prepare(_mapping(params), rules, dtype, device)
-        made = _plan(done, seed)
-    chosen = backend_for((d.destination.device for d in done), backend)
+        made = plan((d.job() for d in done if d.writes), seed)
     start = time.perf_counter()
-    with _reporter(progress, made.units) as report:
-        chosen.run(made, threads, report)
+    run_plan(made, backend=backend, threads=threads, progress=progress)
     seconds = time.perf_counter() - start
-    mark_as_written(d.destination for d in done if d.writes)
     weights = {d.assignment.name: d.destination.owner for d in done}
     return Report(weights, seed, seconds, sum(d.nbytes for d in done), tuple(done))
 
@@ -217,8 +217,9 @@ def plan_model(
     Plan
         For `run_plan`, any number of times; it keeps the arrays alive (``plan.jobs[i].destination.owner``).
     """
+    seed = check_seed(seed)
     with _no_collections():
-        return _plan(_prepare(_mapping(params), rules, dtype, device), check_seed(seed))
+        return plan((d.job() for d in _prepare(_mapping(params), rules, dtype, device) if d.writes), seed)
 
 
 def run_plan(
@@ -226,7 +227,7 @@ def run_plan(
     *,
     backend: str | None = None,
     threads: int | None = None,
-    progress: bool | Callable[[int, int], None] = False,
+    progress: Reported = False,
 ) -> None:
     """Draw all weights of a plan in one call; the same values each time.
 
@@ -237,9 +238,8 @@ def run_plan(
     backend, threads, progress
         See `init_model`.
     """
-    chosen = backend_for((job.destination.device for job in plan.jobs), backend)
-    with _reporter(progress, plan.units) as report:
-        chosen.run(plan, threads, report)
+    with reporter(progress, "weights") as report:
+        run(plan, backend, threads, None if report is None else lambda units: report(units, plan.units))
     mark_as_written(job.destination for job in plan.jobs)
 
 
@@ -257,20 +257,6 @@ def _no_collections() -> Iterator[None]:
     finally:
         if before:
             gc.enable()
-
-
-def _plan(done: Iterable[_Done], seed: int) -> Plan:
-    writing = [d for d in done if d.writes]
-    try:
-        return plan((d.job() for d in writing), seed)
-    except ValueError:
-        for d in writing:  # say which parameter it was
-            assert d.assignment.fill is not None
-            try:
-                d.assignment.fill.encode(d.destination.dtype)
-            except ValueError as error:
-                raise ValueError(f"parameter {d.assignment.name!r}: {error}") from error
-        raise
 
 
 def _mapping(params: Any) -> Mapping[str, Any]:
@@ -300,7 +286,7 @@ def _prepare(params: Mapping[str, Any], rules: RulesLike, dtype: Any, device: st
     assignments = assign(shapes, rules)
     tied = _tied(given)
     made = allocate(list(specs.values()), place) if specs else []
-    destinations = given | {name: destination_of(array) for name, array in zip(specs, made, strict=True)}
+    destinations = given | dict(zip(specs, made, strict=True))
     return [_Done(a, destinations[a.name], tied.get(a.name)) for a in assignments]
 
 
@@ -385,23 +371,3 @@ def _check_apart(name: str, a: Destination, other: str, b: Destination) -> None:
             f"params[{name!r}] and params[{other!r}] overlap without being the same; "
             "expected separate or tied memory"
         )
-
-
-# --- progress -----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _reporter(
-    progress: bool | Callable[[int, int], None], total: int
-) -> Iterator[Callable[[int], None] | None]:
-    """Turn `progress` into what a backend calls, or None."""
-    if callable(progress):
-        yield lambda units: progress(units, total)
-    elif not progress:
-        yield None
-    else:
-        from rich.progress import Progress
-
-        with Progress() as bar:
-            task = bar.add_task("weights", total=total)
-            yield lambda units: bar.update(task, completed=units)

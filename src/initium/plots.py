@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from initium import api
-from initium.catalogue import MAKERS
+from initium import tensor
 from initium.checks import check_choice, check_count
-from initium.fans import Fans
-from initium.fills import TruncatedNormalFill, UniformFill
-from initium.initializers import Initializer
+from initium.fills.elementwise import TruncatedNormalFill, UniformFill
+from initium.initializers.basic import Initializer
+from initium.initializers.catalogue import MAKERS
+from initium.layouts import IN_OUT, lookup
 
 try:
     from matplotlib.figure import Figure
@@ -126,7 +126,8 @@ def plot_spread(
 
 def _spread(initializer: Initializer, n_in: int, n_out: int, quantity: str) -> tuple[float, str]:
     """Return the half-width to draw, and what it is."""
-    fill: Any = initializer.resolve((n_out, n_in), Fans(float(n_in), float(n_out)))
+    reversed_axes = lookup(getattr(initializer, "layout", None)).name == IN_OUT.name
+    fill: Any = initializer.resolve((n_in, n_out) if reversed_axes else (n_out, n_in))
     if quantity == "std":
         return fill.std, "± 1 std"
     if isinstance(fill, UniformFill):
@@ -281,17 +282,17 @@ def signal(
     for argument, value in (("depth", depth), ("width", width), ("batch", batch)):
         check_count(argument, value, minimum=1)
     function = ACTIVATIONS[activation]
-    x = api.normal((batch, width), seed=seed, name="inputs").astype(np.float64)
+    x = tensor.normal((batch, width), seed=seed, name="inputs").astype(np.float64)
     states, slopes, weights = [x], [], []
     # Where a signal explodes, the overflow is what is to be seen.
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for layer in range(depth):
-            weight = api.initialize(initializer, (width, width), seed=seed, name=f"layers.{layer}.weight")
+            weight = tensor.initialize(initializer, (width, width), seed=seed, name=f"layers.{layer}.weight")
             weights.append(weight.astype(np.float64))
             x, slope = function(x @ weights[-1].T)
             states.append(x)
             slopes.append(slope)
-        gradient = api.normal((batch, width), seed=seed, name="gradients").astype(np.float64)
+        gradient = tensor.normal((batch, width), seed=seed, name="gradients").astype(np.float64)
         gradients = [gradient]
         for weight, slope in zip(reversed(weights), reversed(slopes), strict=True):
             gradient = (gradient * slope) @ weight

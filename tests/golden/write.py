@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cases import DISTRIBUTIONS, DTYPES, SEED
 
 import initium as ini
-from initium.kernels.constants import STREAM_VERSION
+from initium.kernels.stream import STREAM_VERSION
 
 FILE = Path(__file__).with_name(f"stream_v{STREAM_VERSION}.json")
 #: Global shape and box of each digest.

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from initium import cuda
-from initium.destinations import destination_of
+from initium.memory import cuda
+from initium.memory.arrays import destination_of
 
 
 def host(array):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from initium import cuda
+from initium.memory import cuda
 
 HERE = Path(__file__).parent
 

@@ -6,10 +6,11 @@ from arrays import host
 from cases import DISTRIBUTIONS, DTYPES, SEED, same_bits
 
 import initium as ini
-from initium import boxes, cuda
-from initium.backends import cuda as backend
-from initium.destinations import destination_of
-from initium.plan import Job
+from initium.backends.by_gpu import run_by_gpu
+from initium.memory import cuda
+from initium.memory.arrays import destination_of
+from initium.planning.jobs import job_of
+from initium.regions import boxes
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 BUSY = 1 << 30  # cycles: more than half a second on any GPU of today
@@ -150,16 +151,14 @@ def test_jax_arrays_in_place(dtype):
 # --- host memory, matrices, patterns ------------------------------------------------------------------------
 
 
-def test_fill_host():
+def test_run_by_gpu():
     jobs, expected = [], []
     for i, (name, dtype) in enumerate((name, dtype) for name in DISTRIBUTIONS for dtype in DTYPES):
         box = boxes.box_of((50_000,), slice(i, 40_000 - i))
         memory = np.zeros(box.shape, draw("normal", 1, dtype=dtype).dtype)
-        jobs.append(
-            Job(ini.stream_id(name), DISTRIBUTIONS[name].resolve((50_000,)), box, destination_of(memory))
-        )
+        jobs.append(job_of(name, DISTRIBUTIONS[name].resolve((50_000,)), box, destination_of(memory)))
         expected.append(draw(name, 50_000, dtype=dtype)[i : 40_000 - i])
-    backend.fill_host(jobs, SEED)
+    run_by_gpu(jobs, SEED)
     assert all(same_bits(job.destination.owner, right) for job, right in zip(jobs, expected, strict=True))
 
 

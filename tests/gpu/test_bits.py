@@ -11,10 +11,11 @@ from golden import write
 from test_golden import GOLDEN
 
 import initium as ini
-from initium import architectures, cuda, dtypes
+from initium import dtypes
 from initium.backends import cuda as backend
-from initium.destinations import destination_of
 from initium.kernels.cuda import source
+from initium.memory import cuda
+from initium.models.built_in import built_in
 
 every_case = pytest.mark.parametrize(
     ("name", "dtype"), [(name, dtype) for name in DISTRIBUTIONS for dtype in DTYPES]
@@ -76,7 +77,7 @@ def test_layouts_of_out(dtype):
         ((5, 32, 6), lambda a: a.transpose(2, 0, 1)),
         ((970,), lambda a: a[7:967].reshape(6, 5, 32)),
     ):
-        (memory,) = cuda.allocate([(whole, dtypes.lookup(dtype))], "cuda:0")
+        memory = cuda.allocate([(whole, dtypes.lookup(dtype))], "cuda:0")[0].owner
         patterns = memory.view(f"u{memory.itemsize}")
         patterns[...] = 0xA5
         draw("normal", shape, out=view(memory))
@@ -102,7 +103,7 @@ def test_golden_values(name, dtype):
 
 
 def test_a_whole_llama(cupy):
-    model = architectures.resolve_model("llama-3-8b").with_dtype("bfloat16")
+    model = built_in("llama-3-8b").with_dtype("bfloat16")
     rules = {"*norm*": ini.ones(), "*embed*": ini.Normal(0, 0.02), "*": ini.TruncatedNormal(0, 0.02, -3, 3)}
     specs = {tensor.name: tensor for tensor in model.tensors}
     made = ini.init_model(specs, rules, seed=SEED, device="cuda").weights
@@ -163,8 +164,8 @@ def test_rounding_of_all_sorts_of_floats(cupy, dtype):
     )
     values = values[np.isfinite(values) & (np.abs(values) <= dtypes.lookup(dtype).max)]
     (out,) = cuda.allocate([((values.size,), dtypes.lookup(dtype))], "cuda:0")
-    backend._write_here(cupy.asarray(values), destination_of(out))
-    assert same_bits(host(out), values.astype(narrow))
+    backend._write_here(cupy.asarray(values), out)
+    assert same_bits(host(out.owner), values.astype(narrow))
 
 
 # --- cuRAND -------------------------------------------------------------------------------------------------

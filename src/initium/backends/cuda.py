@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from initium import cuda
-from initium.backends import Backend, Progress
-from initium.boxes import Box
+from initium.backends.base import Backend, DrawGaussians, Progress, counted_from
 from initium.checks import check_count
-from initium.destinations import Destination, host_view
-from initium.dtypes import DTYPES
-from initium.fills import NormalFill
-from initium.kernels.constants import WORDS_PER_BLOCK
 from initium.kernels.cuda import source
-from initium.plan import Job, Plan, Table, plan
+from initium.kernels.stream import WORDS_PER_BLOCK
+from initium.memory import cuda
+from initium.memory.destination import Destination
+from initium.planning.matrices import MatrixJob
+from initium.planning.plan import Plan, Table
 
-__all__ = ["BACKEND", "fill_host"]
+__all__ = ["BACKEND"]
 
 #: Tiles that a group of threads takes at once, at most: longer spans look up their job less often and shorter
 #: ones finish together, which spans of an eighth of a group's share do well enough.
 _SPAN = 64
 _SPANS_PER_GROUP = 8
-
-_T = TypeVar("_T")
 
 
 @lru_cache(maxsize=256)
@@ -42,9 +38,9 @@ def _multiprocessors(device: int) -> int:
     return int(cuda.cupy().cuda.Device(device).attributes["MultiProcessorCount"])
 
 
-def _launch(table: Table, device: int, seed: int) -> None:
-    """Draw a table whose memory is all on the current device, on the current stream."""
-    rows, tiles = source.number_tiles(table.rows, table.output)
+def _launch(table: Table, rows: NDArray[np.void], device: int, seed: int) -> None:
+    """Draw rows of a table whose memory is all on the current device, on the current stream."""
+    rows, tiles = source.number_tiles(rows, table.output)
     groups = min(tiles, _multiprocessors(device) * source.GROUPS[table.kind])
     span = min(max(tiles // (groups * _SPANS_PER_GROUP), 1), _SPAN)
     # CuPy copies by pinned memory that it keeps until the copy is done, and reuses the table's memory on this
@@ -54,53 +50,45 @@ def _launch(table: Table, device: int, seed: int) -> None:
     _kernel(device, table.kind, table.output)((groups,), (source.THREADS,), arguments)
 
 
-def _by_queue(jobs: Iterable[_T], destination: Callable[[_T], Destination]) -> dict[cuda.Queue, list[_T]]:
-    """Group what writes to GPU memory by device and stream; ask each library for its stream once."""
+def _by_queue(destinations: Iterable[Destination]) -> dict[cuda.Queue, list[int]]:
+    """Group destinations, by their positions, by device and stream; ask each library for its stream once."""
     queues: dict[Any, cuda.Queue] = {}
-    groups: dict[cuda.Queue, list[_T]] = {}
-    for job in jobs:
-        target = destination(job)
+    groups: dict[cuda.Queue, list[int]] = {}
+    for position, target in enumerate(destinations):
         library = type(target.owner).__module__.partition(".")[0]
         # These two have one current stream a device; of others each array may name its own.
         key = (library, target.device) if library in ("torch", "cupy") else id(target.owner)
         if key not in queues:
             queues[key] = cuda.queue_of(target)
-        groups.setdefault(queues[key], []).append(job)
+        groups.setdefault(queues[key], []).append(position)
     return groups
 
 
 def _fill(made: Plan, threads: int | None, progress: Progress | None) -> None:
     if threads is not None:
         check_count("threads", threads, minimum=1)
-    groups = _by_queue(made.jobs, lambda job: job.destination)
-    plans = [made] if len(groups) == 1 else [plan(jobs, made.seed) for jobs in groups.values()]
-    for queue, part in zip(groups, plans, strict=True):
+    groups = _by_queue(job.destination for job in made.jobs)
+    for queue, members in groups.items():
         with queue.entered():
-            for table in part.tables:
-                _launch(table, queue.device, made.seed)
+            for table in made.tables:
+                rows = table.rows if len(groups) == 1 else table.rows[np.isin(table.owners, members)]
+                if len(rows):
+                    _launch(table, rows, queue.device, made.seed)
     if progress is not None:
         progress(made.tiles)
 
 
-def _orthogonal(made: Plan, threads: int | None, progress: Progress | None) -> None:
-    from initium.backends.orthogonal_arrays import run
+def _orthogonal(
+    jobs: Sequence[MatrixJob], draw: DrawGaussians, threads: int | None, progress: Progress | None
+) -> None:
+    from initium.backends.orthogonal_arrays import make
 
     done = 0
-    for queue, jobs in _by_queue(made.matrices, lambda job: job.destination).items():
-        part = replace(made, matrices=tuple(jobs))
+    for queue, members in _by_queue(job.destination for job in jobs).items():
+        part = [jobs[position] for position in members]
         with queue.entered():
-            run(part, cuda.cupy(), _draw_normals, _write_here, _later(progress, done))
-        done += sum(job.units for job in jobs)
-
-
-def _later(progress: Progress | None, before: int) -> Progress | None:
-    """Return what counts on from `before`."""
-    return None if progress is None else lambda units: progress(before + units)
-
-
-def _draw_normals(wanted: Iterable[tuple[int, Box, Any]], seed: int) -> None:
-    jobs = [Job(stream, NormalFill(), box, cuda.destination_of(array)) for stream, box, array in wanted]
-    _fill(plan(jobs, seed), None, None)
+            make(part, cuda.cupy(), draw, _write_here, counted_from(done, progress))
+        done += sum(job.units for job in part)
 
 
 # --- arrays that were made elsewhere ------------------------------------------------------------------------
@@ -152,73 +140,4 @@ def _round(array: Any, destination: Destination) -> None:
     _view(destination)[...] = rounded[: values.size].reshape(destination.shape)
 
 
-# --- by way of the GPU into host memory ---------------------------------------------------------------------
-
-
-def fill_host(jobs: Iterable[Job], seed: int, device: str = "cuda") -> None:
-    """Draw on a GPU what belongs into this machine's memory, and wait for it.
-
-    Parameters
-    ----------
-    jobs
-        Jobs whose destinations are of device ``"cpu"``. The GPU and pinned memory hold all of them at once,
-        so callers hand in as much as suits them (tens of megabytes use a GPU's link well).
-    seed
-        In [0, 2**64).
-    device
-        ``"cuda"`` or ``"cuda:N"``.
-
-    Raises
-    ------
-    MemoryError
-        If the GPU has too little memory.
-    """
-    listed = [job for job in jobs if job.box.size]
-    if not listed:
-        return
-    name = cuda.device_name(device)
-    places, nbytes = _places(listed)
-    module = cuda.cupy()
-    (memory,) = cuda.allocate([((nbytes,), DTYPES["float8_e5m2"])], name)
-    with module.cuda.Device(cuda.index_of(name)):
-        target = int(memory.data.ptr)
-        moved = [_moved(j, target + at, name, memory) for j, at in zip(listed, places, strict=True)]
-        BACKEND.run(plan(moved, seed))
-        pinned = module.cuda.alloc_pinned_memory(nbytes)
-        stream = module.cuda.get_current_stream()
-        memory.data.copy_to_host_async(pinned.ptr, nbytes, stream)
-        stream.synchronize()
-    for job, at in zip(listed, places, strict=True):
-        wanted = job.destination
-        host_view(wanted)[...] = host_view(_moved(job, pinned.ptr + at, "cpu", pinned).destination)
-
-
-def _places(jobs: list[Job]) -> tuple[list[int], int]:
-    """Return byte offsets of compact copies of all destinations, and the bytes of all.
-
-    Each lies as its indices do within items of 16 bytes, so that kernels store whole items.
-    """
-    places, end = [], 0
-    for job in jobs:
-        size = job.destination.dtype.itemsize
-        start = -(-end // source.ITEM_BYTES) * source.ITEM_BYTES
-        places.append(start + job.box.start * size % source.ITEM_BYTES)
-        end = places[-1] + job.box.size * size
-    return places, end
-
-
-def _moved(job: Job, address: int, device: str, owner: Any) -> Job:
-    """Return the job with a compact destination elsewhere."""
-    target = job.destination
-    steps = cuda.packed(target.shape, target.dtype.itemsize)
-    moved = target._replace(address=address, byte_steps=steps, device=device, owner=owner)
-    return job._replace(destination=moved)
-
-
-def _fill_for_patterns(made: Plan, threads: int | None, progress: Progress | None) -> None:
-    from initium.backends import numba  # patterns are made in this machine's memory
-
-    numba.BACKEND.fill(made, threads, progress)
-
-
-BACKEND = Backend("cuda", ("cuda",), _fill, _orthogonal, _write, _fill_for_patterns)
+BACKEND = Backend("cuda", ("cuda",), _fill, _orthogonal, _write)

@@ -1,72 +1,34 @@
 """The CPU backend: Numba kernels without the GIL, in threads of our own.
 
-Numba's own threading layers either abort when two Python threads enter them at once or do not survive
-fork; plain threads over one counter of tiles do both, and finish together however uneven the tiles.
+All threads of a call claim tiles from one counter a table, and so finish together however uneven the tiles.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 
 import numpy as np
 
-from initium.backends import Backend, Progress
-from initium.checks import check_count
-from initium.destinations import write_host
+from initium.backends.base import Backend, DrawGaussians, Progress
+from initium.backends.threads import count_of, start
 from initium.kernels.cpu.fill import run
-from initium.plan import Plan
+from initium.memory.destination import write_host
+from initium.planning.matrices import MatrixJob
+from initium.planning.plan import Plan
 
 __all__ = ["BACKEND"]
 
 _POLL_SECONDS = 0.05
 # A thread is worth its start only from about this many tiles on.
 _TILES_PER_THREAD = 2
-# From this many bytes on, a call writes past the caches: a third faster at 256 MiB of float32 uniforms
-# (Zen 5), while what is smaller may stay in the cache of whoever reads it next.
+# From this many bytes on, a call writes past the caches: what is smaller may stay in the cache of whoever
+# reads it next.
 _PAST_CACHES = 1 << 25
 
 
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-class _Pool:
-    """The worker threads of this process: as many as were ever asked for, started once, anew after fork."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._executor: ThreadPoolExecutor | None = None
-        self._size = 0
-
-    def start(self, work: Callable[[], None], workers: int) -> list[Future[None]]:
-        with self._lock:
-            if self._executor is None or self._size < workers:
-                if self._executor is not None:
-                    self._executor.shutdown(wait=False)  # what runs there goes on to its end
-                self._executor = ThreadPoolExecutor(workers, "initium")
-                self._size = workers
-            return [self._executor.submit(work) for _ in range(workers)]
-
-
-_pool = _Pool()
-
-
-def _reset_after_fork() -> None:
-    global _pool  # a child has none of its parent's threads
-    _pool = _Pool()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
-
-
 def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
-    wanted = _available_cores() if threads is None else check_count("threads", threads, minimum=1)
+    wanted = count_of(threads)
     # One counter a cache line, so that threads in different tables do not share one.
     counters = [np.zeros(8, np.int64) for _ in plan.tables]
 
@@ -87,10 +49,10 @@ def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
     others: list[Future[None]] = []
     try:
         if progress is None:
-            others = _pool.start(work, workers - 1) if workers > 1 else []
+            others = start(work, workers - 1) if workers > 1 else []
             work()
         else:
-            others = _pool.start(work, max(workers, 1))
+            others = start(work, max(workers, 1))
             _watch(others, done, progress)
     finally:
         # After an interrupt or an error in `progress` too, no thread writes once the call is over: what is
@@ -112,11 +74,12 @@ def _watch(others: list[Future[None]], done: Callable[[], int], progress: Progre
     progress(done())
 
 
-def _orthogonal(plan: Plan, threads: int | None, progress: Progress | None) -> None:
-    from initium.backends.orthogonal import run as run_orthogonal
+def _orthogonal(
+    jobs: Sequence[MatrixJob], draw: DrawGaussians, threads: int | None, progress: Progress | None
+) -> None:
+    from initium.backends.orthogonal_numba import make  # Numba compiles what it needs when it is needed
 
-    wanted = _available_cores() if threads is None else check_count("threads", threads, minimum=1)
-    run_orthogonal(plan, wanted, lambda part: _fill(part, 1, None), _pool.start, progress)
+    make(jobs, draw, count_of(threads), progress)
 
 
-BACKEND = Backend("numba", ("cpu",), _fill, _orthogonal, write_host, _fill)
+BACKEND = Backend("numba", ("cpu",), _fill, _orthogonal, write_host)

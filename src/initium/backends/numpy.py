@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from initium.backends import Backend, Progress
+from initium.backends.base import Backend, DrawGaussians, Progress
+from initium.backends.orthogonal_stacks import make_stack, stacks, units_of
 from initium.checks import check_count
-from initium.destinations import write_host
 from initium.dtypes import DTYPES
+from initium.kernels import table as T
 from initium.kernels.reference.fill import fill_job
-from initium.plan import Plan, Table
+from initium.kernels.reference.orthogonal import by_householder, by_qr
+from initium.memory.destination import write_host
+from initium.planning.matrices import MatrixJob
+from initium.planning.plan import Plan, Table
 
 __all__ = ["BACKEND"]
 
@@ -33,10 +38,7 @@ def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
 
 def _view(row: Any, table: Table) -> NDArray[Any]:
     """Return the box of one row as an array over its memory."""
-    if table.output in DTYPES:
-        dtype = DTYPES[table.output].numpy
-    else:
-        dtype = np.dtype(f"u{int(table.output.removeprefix('bits')) // 8}")
+    dtype = DTYPES[table.output].numpy if table.output in DTYPES else np.dtype(f"u{T.OUTPUTS[table.output]}")
     extent, steps = (tuple(int(n) for n in row[field]) for field in ("extent", "byte_step"))
     reach = [(n - 1) * step for n, step in zip(extent, steps, strict=True)]
     low = sum(r for r in reach if r < 0)
@@ -45,10 +47,21 @@ def _view(row: Any, table: Table) -> NDArray[Any]:
     return np.ndarray(extent, dtype, memory, -low, steps)
 
 
-def _orthogonal(plan: Plan, threads: int | None, progress: Progress | None) -> None:
-    from initium.backends.orthogonal import run_reference
+def _orthogonal(
+    jobs: Sequence[MatrixJob], draw: DrawGaussians, threads: int | None, progress: Progress | None
+) -> None:
+    """Make all matrices one by one."""
+    done = 0.0
+    for stack in stacks(jobs, 1):
+        method = by_qr if stack[0].job.method == "qr" else _stack_by_householder
+        make_stack(stack, method, draw)
+        done += units_of(stack)
+        if progress is not None:
+            progress(round(done))
 
-    run_reference(plan, lambda part: _fill(part, None, None), progress)
+
+def _stack_by_householder(gaussians: NDArray[Any]) -> NDArray[Any]:
+    return np.stack([by_householder(g) for g in gaussians])
 
 
-BACKEND = Backend("numpy", ("cpu",), _fill, _orthogonal, write_host, _fill)
+BACKEND = Backend("numpy", ("cpu",), _fill, _orthogonal, write_host)

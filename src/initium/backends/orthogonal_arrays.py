@@ -14,18 +14,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from initium.backends import Progress
-from initium.boxes import Box
-from initium.destinations import Destination, joined
-from initium.orthogonality import MatrixJob
-from initium.plan import Plan
+from initium.backends.base import DrawGaussians, Progress
+from initium.memory.destination import Destination, joined
+from initium.planning.matrices import GaussianDraw, MatrixJob
 
-__all__ = ["full_float32", "run"]
+__all__ = ["full_float32", "make"]
 
 #: An array of whatever module is used.
 Array: TypeAlias = Any
-#: ``draw(jobs, seed)`` fills arrays with standard normals, for each (stream, box, array of its shape).
-Draw: TypeAlias = Callable[[Iterable[tuple[int, Box, Array]], int], None]
 #: ``write(array, destination)`` rounds an array into memory of its shape.
 Write: TypeAlias = Callable[[Array, Destination], None]
 
@@ -35,27 +31,31 @@ _PANEL = 128
 _VALUES = 1 << 28
 
 
-def run(plan: Plan, xp: Any, draw: Draw, write: Write, progress: Progress | None) -> None:
-    """Make all orthogonal matrices of a plan on the current device of an array module.
+def make(
+    jobs: Iterable[MatrixJob], xp: Any, draw: DrawGaussians, write: Write, progress: Progress | None
+) -> None:
+    """Make orthogonal matrices on the current device of an array module.
 
     Parameters
     ----------
-    plan
-        Its `matrices` are made.
+    jobs
+        Which ones, and where they go.
     xp
         `numpy` or `cupy`.
-    draw, write
-        See `Draw` and `Write`.
+    draw
+        Draws standard normals into arrays of the module.
+    write
+        See `Write`.
     progress
         Called now and then with the units done.
     """
     done = 0
     with full_float32(xp):
-        for job in plan.matrices:
+        for job in jobs:
             step = max(1, _VALUES // (job.long * job.short))
             for first in range(0, len(job.starts), step):
                 stop = min(first + step, len(job.starts))
-                made = _stack(xp, job, first, stop, plan.seed, draw)
+                made = _stack(xp, job, first, stop, draw)
                 for part, target in _targets(job, first, stop):
                     write(made[part].reshape(target.shape), target)
             done += job.units
@@ -93,11 +93,11 @@ def _targets(job: MatrixJob, first: int, stop: int) -> Iterator[tuple[Any, Desti
         yield number - first, job.destination._replace(address=address, shape=shape, byte_steps=steps)
 
 
-def _stack(xp: Any, job: MatrixJob, first: int, stop: int, seed: int, draw: Draw) -> Array:
+def _stack(xp: Any, job: MatrixJob, first: int, stop: int, draw: DrawGaussians) -> Array:
     """Return the wanted part of matrices [first, stop) of a job, shape (stop - first, rows, columns)."""
     gaussians = xp.empty((stop - first, job.short, job.long), job.arithmetic.numpy)
     runs = job.runs(first, stop)
-    draw(((job.stream, box, gaussians[run].reshape(-1)) for run, box in runs), seed)
+    draw(GaussianDraw(job, box, gaussians[run].reshape(-1)) for run, box in runs)
     rows, columns = xp.asarray(job.rows), xp.asarray(job.columns)
     if job.method == "qr":
         q, signs = _by_qr(xp, gaussians)

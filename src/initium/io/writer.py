@@ -92,7 +92,7 @@ def write_checkpoint(
     shard_size: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     overwrite: bool = False,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Written:
     """Write tensors to safetensors files while `fill` makes their values.
 
@@ -122,7 +122,7 @@ def write_checkpoint(
     overwrite
         Replace an existing output, all its shards included.
     progress
-        Called with the number of bytes that were just written.
+        Called with (bytes written so far, bytes in all).
 
     Raises
     ------
@@ -297,32 +297,29 @@ def _stream(
     fill: Callable[[list[Piece]], object],
     staging: Staging,
     chunk_bytes: int,
-    progress: Callable[[int], object] | None,
+    progress: Callable[[int, int], object] | None,
 ) -> None:
     """Fill one buffer in this thread while another thread writes the other."""
     size = min(chunk_bytes, max(layout.nbytes for layout in layouts))
     buffers = [_aligned_buffer(size) for _ in range(2)]
     written: Future[int] | None = None
+    done, total = 0, sum(layout.nbytes for layout in layouts)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="initium-writer") as writer:
-        for chunk in _chunks(layouts, folder, tensors, staging, buffers):
-            if chunk.pieces:
+        for chunk in itertools.chain(_chunks(layouts, folder, tensors, staging, buffers), [None]):
+            if chunk is not None and chunk.pieces:
                 fill(chunk.pieces)
-            _wait(written, progress)
-            written = writer.submit(_write, chunk)
-        _wait(written, progress)
+            if written is not None:
+                done += written.result()
+                if progress is not None:
+                    progress(done, total)
+            if chunk is not None:
+                written = writer.submit(_write, chunk)
 
 
 def _aligned_buffer(nbytes: int) -> npt.NDArray[np.uint8]:
     memory = np.empty(nbytes + BLOCK, np.uint8)
     begin = -memory.ctypes.data % BLOCK
     return memory[begin : begin + nbytes]
-
-
-def _wait(written: Future[int] | None, progress: Callable[[int], object] | None) -> None:
-    if written is not None:
-        nbytes = written.result()
-        if progress is not None:
-            progress(nbytes)
 
 
 def _write(chunk: _Chunk) -> int:

@@ -19,17 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from initium import api, dtypes
+from initium import dtypes, tensor
 from initium.checks import check_integer, check_shape
-from initium.fans import Layout
-from initium.initializers import (
-    Initializer,
-    Normal,
-    TruncatedNormal,
-    Uniform,
-    VarianceScaling,
-)
-from initium.orthogonality import DeltaOrthogonal, Orthogonal
+from initium.initializers.basic import Initializer, Normal, TruncatedNormal, Uniform
+from initium.initializers.orthogonal import DeltaOrthogonal, Orthogonal
+from initium.initializers.scaling import VarianceScaling
+from initium.layouts import Layout
 
 __all__ = [
     "constant",
@@ -111,7 +106,7 @@ def from_initializer(initializer: Initializer, dtype: Any = None, *, name: str =
     Parameters
     ----------
     initializer
-        Such as ``initium.elsewhere.caffe_xavier()``.
+        Such as ``initium.caffe_xavier()``.
     dtype
         The default dtype; that of JAX's floats if None.
     name
@@ -126,7 +121,9 @@ def from_initializer(initializer: Initializer, dtype: Any = None, *, name: str =
         words = _words(key)
 
         def draw(words: NDArray[np.uint32]) -> Any:
-            return api.initialize(initializer, whole, seed=_seed(np.asarray(words)), name=name, dtype=target)
+            return tensor.initialize(
+                initializer, whole, seed=_seed(np.asarray(words)), name=name, dtype=target
+            )
 
         if isinstance(words, jax.core.Tracer):
             result = jax.ShapeDtypeStruct(whole, target)

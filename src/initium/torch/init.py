@@ -23,12 +23,13 @@ from torch import Generator, Tensor
 from torch._subclasses import FakeTensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from initium import api
 from initium.checks import check_choice, check_count, check_finite
-from initium.gains import calculate_gain, squared_gain
-from initium.initializers import Constant, Initializer, Normal, TruncatedNormal, Uniform, VarianceScaling
-from initium.orthogonality import Orthogonal
-from initium.sparsity import Sparse
+from initium.initializers.basic import Constant, Initializer, Normal, TruncatedNormal, Uniform
+from initium.initializers.gains import calculate_gain, squared_gain
+from initium.initializers.orthogonal import Orthogonal
+from initium.initializers.scaling import VarianceScaling
+from initium.initializers.sparse import Sparse
+from initium.tensor import initialize
 
 __all__ = [
     "calculate_gain",
@@ -102,7 +103,7 @@ def _draw(
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         raise RuntimeError("tensor is an inference tensor; expected a call within torch.inference_mode()")
     drawn = fresh_seed(generator) if seed is None else seed
-    api.initialize(initializer, tuple(tensor.shape), seed=drawn, name=name, out=tensor)
+    initialize(initializer, tuple(tensor.shape), seed=drawn, name=name, out=tensor)
     return tensor
 
 

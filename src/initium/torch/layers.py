@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from initium.elsewhere import torch_bias, torch_embedding, torch_linear, torch_rnn
-from initium.initializers import Constant, Initializer, glorot_normal, glorot_uniform, ones, zeros
+from initium.initializers.basic import Constant, Initializer, ones, zeros
+from initium.initializers.peers import torch_bias, torch_embedding, torch_linear, torch_rnn
+from initium.initializers.scaling import glorot_normal, glorot_uniform
 from initium.model import Report, init_model
-from initium.rules import Rule, Rules
+from initium.recipes.rules import Rule, Rules
 
 __all__ = ["default_rules", "reset_parameters"]
 

@@ -1,0 +1,45 @@
+"""Progress of a call: a bar in the terminal, or a function of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+__all__ = ["Report", "Reported", "reporter"]
+
+#: Called with (units done, units in all).
+Report: TypeAlias = Callable[[int, int], None]
+#: What users say: True for a bar, False for none, or a function of their own.
+Reported: TypeAlias = bool | Report
+
+
+@contextmanager
+def reporter(progress: Reported, label: str, *, in_bytes: bool = False) -> Iterator[Report | None]:
+    """Turn what a user says into what is called with the progress, or None.
+
+    Parameters
+    ----------
+    progress
+        See `Reported`. A bar needs the extra ``cli``, and shows on standard error.
+    label
+        What the bar says.
+    in_bytes
+        Whether units are bytes.
+    """
+    if callable(progress):
+        yield progress
+        return
+    if not progress:
+        yield None
+        return
+    from rich import progress as rich
+    from rich.console import Console
+
+    counts = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if in_bytes else (rich.TaskProgressColumn(),)
+    columns = (rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), *counts)
+    with rich.Progress(
+        *columns, rich.TimeRemainingColumn(), console=Console(stderr=True), transient=in_bytes
+    ) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

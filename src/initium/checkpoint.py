@@ -1,0 +1,366 @@
+"""All weights of a model straight to disk: safetensors files that are written while they are drawn."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initium import dtypes, io
+from initium._version import __version__
+from initium.backends.by_gpu import run_by_gpu
+from initium.backends.progress import Reported, reporter
+from initium.backends.run import run
+from initium.checks import check_seed
+from initium.fills.base import Fill
+from initium.fills.orthogonal import OrthogonalFill
+from initium.kernels.stream import STREAM_VERSION
+from initium.memory.arrays import destination_of
+from initium.memory.devices import check_device
+from initium.models.architecture import CONFIG_NAME, Architecture
+from initium.models.resolve import resolve_model
+from initium.planning.jobs import Job, job_of
+from initium.planning.plan import plan
+from initium.recipes.named import DEFAULTS, NAMED
+from initium.recipes.reader import load
+from initium.recipes.recipe import Recipe, RecipeRule
+from initium.recipes.rules import Assignment, UnusedRuleWarning
+from initium.regions.boxes import Box
+from initium.specs import TensorSpec
+
+__all__ = [
+    "CheckpointPlan",
+    "InitialisedCheckpoint",
+    "NoRecipeError",
+    "init_checkpoint",
+    "plan_checkpoint",
+    "run_checkpoint",
+]
+
+
+class NoRecipeError(ValueError):
+    """No recipe was given, and the model's family has none of its own."""
+
+
+@dataclass(frozen=True)
+class CheckpointPlan:
+    """What the tensors of a checkpoint will be.
+
+    Attributes
+    ----------
+    model
+        The architecture, in the dtype that is written.
+    recipe
+        Where the rules come from.
+    assignments
+        What each tensor of the model gets, in order.
+    unused
+        Rules of a recipe file to which no tensor was left.
+    """
+
+    model: Architecture
+    recipe: Recipe
+    assignments: tuple[Assignment, ...]
+    unused: tuple[RecipeRule, ...]
+
+    @property
+    def drawn(self) -> list[tuple[TensorSpec, Fill]]:
+        """The tensors that are written, each with its distribution; those that a rule skips are not."""
+        pairs = zip(self.model.tensors, self.assignments, strict=True)
+        return [(tensor, a.fill) for tensor, a in pairs if a.fill is not None]
+
+
+@dataclass(frozen=True)
+class InitialisedCheckpoint:
+    """What was written.
+
+    Attributes
+    ----------
+    plan
+        What each tensor got.
+    written
+        The files.
+    seed
+        What the values were drawn from.
+    seconds
+        Wall time of drawing and writing.
+    """
+
+    plan: CheckpointPlan
+    written: io.Written
+    seed: int
+    seconds: float
+
+
+def plan_checkpoint(
+    model: Architecture | str | Path, recipe: Recipe | str | Path | None = None, *, dtype: Any = None
+) -> CheckpointPlan:
+    """Return what `init_checkpoint` would draw for each tensor of a model; no weights are made.
+
+    Parameters
+    ----------
+    model
+        A built-in architecture by name (``"gpt2"``), a Hugging Face ``config.json`` or its folder (extra
+        ``hf``), an existing ``.safetensors`` file or index for its shapes, or an `Architecture`.
+    recipe
+        A named recipe, a ``.toml`` file, or a `Recipe`; by default that of the model's family.
+    dtype
+        Of all tensors; by default the recipe's, else the model's own.
+
+    Raises
+    ------
+    NoRecipeError
+        If no recipe is given, and the model's family has none of its own.
+    ValueError
+        If the model or the recipe is unknown, has no tensors to draw, or does not fit the other.
+    """
+    known = model if isinstance(model, Architecture) else resolve_model(str(model))
+    if not known.tensors:
+        others = f", only integers and booleans such as {known.left_out[0]!r}" if known.left_out else ""
+        raise ValueError(f"{known.name} has no weights to draw{others}")
+    if recipe is None:
+        recipe = _default_recipe(known)
+    chosen = recipe if isinstance(recipe, Recipe) else load(recipe)
+    wanted = chosen.dtype if dtype is None else dtypes.lookup(dtype).name
+    in_dtype = known if wanted is None else known.with_dtype(wanted)
+    assigned = chosen.assign(in_dtype)
+    return CheckpointPlan(in_dtype, chosen, assigned.assignments, assigned.unused)
+
+
+def _default_recipe(model: Architecture) -> str:
+    if model.family not in DEFAULTS:
+        family = f"family {model.family!r}" if model.family else "unknown family"
+        raise NoRecipeError(
+            f"{model.name} is of {family}, which has no recipe of its own; choose a recipe: "
+            f"{', '.join(NAMED)}, or a .toml file"
+        )
+    return DEFAULTS[model.family]
+
+
+def init_checkpoint(
+    model: Architecture | str | Path,
+    output: str | Path,
+    recipe: Recipe | str | Path | None = None,
+    *,
+    seed: int | None = None,
+    dtype: Any = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    shard_size: int | None = None,
+    overwrite: bool = False,
+    progress: Reported = False,
+) -> InitialisedCheckpoint:
+    """Write the initialised weights of a model to safetensors files, as ``initium init`` does.
+
+    Memory stays at two buffers of 16 MiB, whatever the size of the model, and one matrix where an orthogonal
+    weight is larger than a buffer.
+
+    Parameters
+    ----------
+    model, recipe, dtype
+        See `plan_checkpoint`.
+    output
+        A name that ends in ``.safetensors``, or a folder, which gets ``model.safetensors`` or shards with an
+        index, and ``config.json`` where it is known.
+    seed
+        In [0, 2**64); by default the recipe's, else 0.
+    device
+        Where to draw: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    threads
+        Number of CPU threads; all available cores by default.
+    shard_size
+        Largest number of bytes of a file; by default 5 GB in a folder, else no limit.
+    overwrite
+        Replace an existing output, all its shards included.
+    progress
+        True for a progress bar (extra ``cli``), or a function that is called with (bytes written, bytes in
+        all).
+
+    Returns
+    -------
+    InitialisedCheckpoint
+        The files, and what each tensor got.
+
+    Raises
+    ------
+    FileExistsError
+        If there is an output already, or another run is writing it.
+    TypeError, ValueError
+        For bad arguments, before anything is written.
+    OSError
+        If the output cannot be written; what was there before stays.
+
+    Warns
+    -----
+    UnusedRuleWarning
+        If a rule of a recipe file matches nothing.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from initium.checkpoint import init_checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     made = init_checkpoint("gpt2", f"{folder}/gpt2.safetensors", seed=7, dtype="bfloat16")
+    >>> made.written.nbytes, len(made.plan.drawn)
+    (248893608, 148)
+    """
+    planned = plan_checkpoint(model, recipe, dtype=dtype)
+    for rule in planned.unused:
+        warnings.warn(f"{rule.where}: no tensor is left for this rule", UnusedRuleWarning, stacklevel=2)
+    return run_checkpoint(
+        planned,
+        output,
+        seed=seed,
+        device=device,
+        threads=threads,
+        shard_size=shard_size,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def run_checkpoint(
+    planned: CheckpointPlan,
+    output: str | Path,
+    *,
+    seed: int | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    shard_size: int | None = None,
+    overwrite: bool = False,
+    progress: Reported = False,
+) -> InitialisedCheckpoint:
+    """Draw and write what `plan_checkpoint` planned; see `init_checkpoint`."""
+    chosen = check_seed((planned.recipe.seed or 0) if seed is None else seed)
+    if not planned.drawn:
+        raise ValueError(f"the recipe {planned.recipe.name} skips all tensors of {planned.model.name}")
+    tensors = [tensor for tensor, _ in planned.drawn]
+    fill = _Filler(planned.drawn, chosen, threads, check_device(device))
+    start = time.perf_counter()
+    with reporter(progress, Path(output).name, in_bytes=True) as report:
+        written = io.write_checkpoint(
+            output,
+            tensors,
+            fill,
+            metadata=_metadata(planned, chosen),
+            companions=_companions(planned.model, output),
+            shard_size=shard_size,
+            overwrite=overwrite,
+            progress=report,
+        )
+    return InitialisedCheckpoint(planned, written, chosen, time.perf_counter() - start)
+
+
+def _companions(model: Architecture, output: str | Path) -> dict[str, str]:
+    if model.config is None or not io.is_folder(output):
+        return {}
+    return {CONFIG_NAME: json.dumps(model.config, indent=2) + "\n"}
+
+
+def _metadata(planned: CheckpointPlan, seed: int) -> dict[str, str]:
+    """Return what a file says of its own making; values are strings, as the format demands."""
+    variables = {"depth": planned.model.depth, "width": planned.model.width}
+    rules = [rule.describe(variables) for rule in planned.recipe.rules]
+    return {
+        "format": "pt",
+        "initium.version": __version__,
+        "initium.stream_version": str(STREAM_VERSION),
+        "initium.seed": str(seed),
+        "initium.recipe": planned.recipe.name,
+        "initium.rules": json.dumps(rules),
+    }
+
+
+# --- filling buffers ----------------------------------------------------------------------------------------
+
+
+class _Filler:
+    """Draws the pieces of a buffer, all at once.
+
+    An orthogonal matrix that reaches beyond a buffer is made whole, once, and kept until its last piece.
+    """
+
+    def __init__(
+        self, drawn: Sequence[tuple[TensorSpec, Fill]], seed: int, threads: int | None, device: str
+    ) -> None:
+        self._drawn, self._seed, self._threads, self._device = drawn, seed, threads, device
+        self._matrices: dict[tuple[int, int], NDArray[Any]] = {}
+
+    def __call__(self, pieces: list[io.Piece]) -> None:
+        """Fill the pieces; they come in the order of the file."""
+        jobs: list[Job] = []
+        parts: list[_Part] = []
+        for piece in pieces:
+            tensor, fill = self._drawn[piece.tensor]
+            if not isinstance(fill, OrthogonalFill):
+                jobs.append(_job(tensor, fill, piece.start, piece.values))
+                continue
+            whole, partial = _by_matrices(piece, fill.period)
+            jobs += [_job(tensor, fill, run.start, run.values) for run in whole]
+            parts += partial
+        # What is there already goes first, to free its memory before new matrices are made.
+        waiting = [part for part in parts if not self._copied(part)]
+        for part in waiting:
+            tensor, fill = self._drawn[part.piece.tensor]
+            made = np.empty(part.period, dtypes.lookup(tensor.dtype).numpy)
+            self._matrices[part.key] = made
+            jobs.append(_job(tensor, fill, part.first, made))
+        self._run(jobs)
+        for part in waiting:
+            self._copied(part)
+
+    def _copied(self, part: _Part) -> bool:
+        """Copy a part of a matrix if that has been made; forget the matrix after its last element."""
+        if part.key not in self._matrices:
+            return False
+        piece, begin = part.piece, part.piece.start - part.first
+        piece.values[...] = self._matrices[part.key][begin : begin + len(piece.values)]
+        if piece.stop == part.first + part.period:
+            del self._matrices[part.key]
+        return True
+
+    def _run(self, jobs: list[Job]) -> None:
+        if self._device == "cpu":
+            run(plan(jobs, self._seed), threads=self._threads)
+        else:
+            run_by_gpu(jobs, self._seed, self._device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A piece that holds some of one matrix, which is elements [first, first + period) of the tensor."""
+
+    piece: io.Piece
+    first: int
+    period: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.piece.tensor, self.first
+
+
+def _by_matrices(piece: io.Piece, period: int) -> tuple[list[io.Piece], list[_Part]]:
+    """Cut a piece where matrices of `period` elements begin: runs of whole ones, and parts of others."""
+    first, last = -(-piece.start // period) * period, piece.stop // period * period
+    if first > last:  # within one matrix
+        return [], [_Part(piece, last, period)]
+    whole = [_cut(piece, first, last)] if first < last else []
+    parts = [_Part(_cut(piece, piece.start, first), first - period, period)] if piece.start < first else []
+    parts += [_Part(_cut(piece, last, piece.stop), last, period)] if last < piece.stop else []
+    return whole, parts
+
+
+def _cut(piece: io.Piece, start: int, stop: int) -> io.Piece:
+    return io.Piece(piece.tensor, start, stop, piece.values[start - piece.start : stop - piece.start])
+
+
+def _job(tensor: TensorSpec, fill: Fill, start: int, values: NDArray[Any]) -> Job:
+    # A run of elements in row-major order is a box of the flattened tensor: indices are the same.
+    return job_of(tensor.name, fill, Box(values.shape, start, (1,)), destination_of(values))

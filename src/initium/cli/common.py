@@ -1,0 +1,115 @@
+"""What all commands share: errors in one line, tables, and numbers for people."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from initium.checkpoint import CheckpointPlan, NoRecipeError, plan_checkpoint
+from initium.models.architecture import Architecture
+from initium.recipes.recipe import Recipe
+from initium.specs import TensorSpec
+
+__all__ = ["Commands", "count", "human", "planned", "show", "show_left_out"]
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+class _UsageError(click.ClickException):
+    """A wrong command line, told in one line."""
+
+    exit_code = 2
+
+
+#: What click 8.2 and later raises to show the help of a group.
+_HELP_WITHOUT_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except _HELP_WITHOUT_ARGUMENTS:
+        raise
+    except (click.exceptions.Exit, click.Abort):
+        raise  # both are RuntimeErrors by which click leaves
+    except click.UsageError as error:
+        raise _UsageError(" ".join(error.format_message().split())) from error
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise  # whoever read the output has enough; click ends in silence
+        text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        raise click.ClickException(text) from error
+    except (ValueError, TypeError, ImportError, RuntimeError, MemoryError) as error:
+        raise click.ClickException(" ".join(str(error).split())) from error
+
+
+class Commands(click.Group):
+    """A group that shows errors in one line, without a traceback."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Parse the command line."""
+        with _one_line_errors():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _one_line_errors():
+            return super().invoke(ctx)
+
+
+# --- plans --------------------------------------------------------------------------------------------------
+
+
+def planned(model: Architecture, recipe: Recipe | None, dtype: str | None) -> CheckpointPlan:
+    """Return the plan for a model, and warn of rules that were not used."""
+    try:
+        plan = plan_checkpoint(model, recipe, dtype=dtype)
+    except NoRecipeError as error:
+        raise click.UsageError(f"{error} (--recipe)") from error
+    for rule in plan.unused:
+        click.echo(f"Warning: {rule.where}: no tensor is left for this rule", err=True)
+    return plan
+
+
+def show_left_out(plan: CheckpointPlan) -> None:
+    """Print what is not written, if there is any."""
+    skipped = sum(assignment.fill is None for assignment in plan.assignments)
+    parts = [f"{skipped} tensor{'s' if skipped > 1 else ''} that the recipe skips"] if skipped else []
+    if buffers := plan.model.left_out:
+        plural = "s" if len(buffers) > 1 else ""
+        parts.append(f"{len(buffers)} integer buffer{plural}, such as {buffers[0]}")
+    if parts:
+        click.echo(f"not written: {', '.join(parts)}")
+
+
+# --- numbers and tables -------------------------------------------------------------------------------------
+
+#: Columns of what is no terminal.
+_PIPE_WIDTH = 10_000
+
+
+def count(tensors: Sequence[TensorSpec]) -> str:
+    """Return how many tensors and parameters there are, and of which dtypes."""
+    names = "/".join(dict.fromkeys(tensor.dtype for tensor in tensors))
+    return f"{len(tensors)} tensors, {sum(tensor.size for tensor in tensors):,} parameters of {names}"
+
+
+def human(nbytes: float) -> str:
+    """Return a number of bytes in decimal units, as in ``5GB``."""
+    power = next((n for n in range(4) if nbytes < 999.5 * 1000**n), 4)
+    return f"{nbytes / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def show(table: Table) -> None:
+    """Print a table; in a file or pipe no line breaks, however long."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPE_WIDTH)
+    console.print(table)

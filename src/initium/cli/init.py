@@ -1,0 +1,87 @@
+"""``initium init``: write initialised weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from initium.checkpoint import InitialisedCheckpoint, run_checkpoint
+from initium.checks import check_seed
+from initium.cli import options
+from initium.cli.common import count, human, planned, show_left_out
+from initium.cli.options import checked
+from initium.memory.devices import check_device
+from initium.models.architecture import Architecture
+from initium.recipes.recipe import Recipe
+
+__all__ = ["init"]
+
+
+@click.command(short_help="Write initialised weights.")
+@options.model
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A .safetensors file, or a folder that gets model.safetensors or shards, and config.json.",
+)
+@options.recipe
+@click.option(
+    "--seed", type=int, callback=checked(check_seed), help="In [0, 2**64).  [default: the recipe's, else 0]"
+)
+@options.dtype
+@click.option(
+    "--shard-size",
+    metavar="SIZE",
+    callback=checked(options.size),
+    help="Largest size of a file, such as 5GB.  [default: 5GB in a folder, else no limit]",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@click.option(
+    "--device",
+    default="cpu",
+    callback=checked(check_device),
+    help="Where to draw: cpu, cuda or cuda:N.  [default: cpu]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+def init(
+    model: Architecture,
+    output: Path,
+    recipe: Recipe | None,
+    seed: int | None,
+    dtype: str | None,
+    shard_size: int | None,
+    threads: int | None,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Write the initialised weights of MODEL to safetensors files.
+
+    The output appears under its name when it is whole; memory stays at some tens of MB, whatever its size.
+    """
+    plan = planned(model, recipe, dtype)
+    made = run_checkpoint(
+        plan,
+        output,
+        seed=seed,
+        device=device,
+        threads=threads,
+        shard_size=shard_size,
+        overwrite=overwrite,
+        progress=Console(stderr=True).is_terminal,
+    )
+    _show_written(made)
+    show_left_out(plan)
+
+
+def _show_written(made: InitialisedCheckpoint) -> None:
+    written, tensors = made.written, [tensor for tensor, _ in made.plan.drawn]
+    first = written.files[0]
+    what = str(first) if written.index is None else f"{written.index} and {len(written.files)} shards"
+    click.echo(
+        f"{what}: {count(tensors)}, {human(written.nbytes)} in {made.seconds:.1f} s "
+        f"({human(written.nbytes / made.seconds)}/s); recipe {made.plan.recipe.name}, seed {made.seed}"
+    )

@@ -1,0 +1,1 @@
+"""Fills: the concrete distributions that backends draw."""

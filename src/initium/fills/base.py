@@ -1,0 +1,45 @@
+"""What all fills have in common.
+
+An initializer is what the user asked for; `resolve` turns it, for one shape, into a fill. A fill knows
+nothing of names and seeds.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Protocol, TypeAlias
+
+from initium.dtypes import DType
+
+__all__ = ["Fill", "Real", "check_reach"]
+
+#: A number, exact where rounding decides.
+Real: TypeAlias = float | Fraction
+
+
+class Fill(Protocol):
+    """One concrete distribution.
+
+    Fills of independent values are also `initium.fills.elementwise.ElementwiseFill`; the others are
+    `PatternFill` and `OrthogonalFill`.
+    """
+
+    @property
+    def mean(self) -> float:
+        """Expectation of a value."""
+        ...
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of a value."""
+        ...
+
+    def check(self, dtype: DType) -> None:
+        """Raise `ValueError` if the dtype cannot hold the distribution."""
+        ...
+
+
+def check_reach(fill: object, reach: Real, dtype: DType) -> None:
+    """Raise `ValueError` if magnitudes up to `reach` do not fit the dtype."""
+    if reach > dtype.max:
+        raise ValueError(f"{fill} overflows dtype {dtype}; expected values of at most {dtype.max:.6g}")

@@ -1,0 +1,430 @@
+"""Fills of independent values: words, constants, uniform and normal, and their parameters in a job's row.
+
+`encode` turns a fill, for one dtype, into the numbers that kernels read.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from initium.checks import check_finite, check_number, check_std
+from initium.dtypes import DTYPES, DType
+from initium.fills import normal_tails
+from initium.fills.base import Real, check_reach
+from initium.kernels import coefficients
+from initium.kernels import table as T
+
+__all__ = [
+    "ConstantFill",
+    "ElementwiseFill",
+    "Encoding",
+    "TruncatedNormalFill",
+    "UniformFill",
+    "WordsFill",
+    "normal_fill",
+]
+
+
+class Encoding(NamedTuple):
+    """What a kernel needs to know: the kind, one 64-bit number and the row of parameters."""
+
+    kind: str
+    integer: int
+    parameters: tuple[float, ...]
+
+
+class ElementwiseFill:
+    """A fill whose values depend on their own index alone; kernels draw it."""
+
+    @property
+    def mean(self) -> float:
+        """Expectation of a value."""
+        raise NotImplementedError
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of a value."""
+        raise NotImplementedError
+
+    def encode(self, dtype: DType) -> Encoding:
+        """Return the kernel's view; raise `ValueError` if the dtype cannot hold the distribution."""
+        raise NotImplementedError
+
+    def check(self, dtype: DType) -> None:
+        """Raise `ValueError` if the dtype cannot hold the distribution."""
+        self.encode(dtype)
+
+
+# --- the affine map ---------------------------------------------------------------------------------------
+
+_F32, _F64 = DTYPES["float32"], DTYPES["float64"]
+
+
+def _arithmetic(dtype: DType) -> DType:
+    return _F64 if dtype.word_bits == 64 else _F32
+
+
+def _rounds_inside(exact: Fraction, low: float, high: float, real: DType) -> bool:
+    """Tell whether the nearest `real` value to `exact` lies in [low, high], both of that dtype."""
+    above, below = (Fraction(neighbour) for neighbour in (real.above(high), real.below(low)))
+    # On a tie the even neighbour wins, which may be outside: count it as outside.
+    return below + Fraction(low) < 2 * exact < above + Fraction(high)
+
+
+def _affine(
+    scale: Fraction, offset: Fraction, reach: Fraction, low: float, high: float, real: DType
+) -> tuple[float, float]:
+    """Return `real` (scale, offset) such that ``fma(+-reach, scale, offset)`` rounds into [low, high].
+
+    The nearest ones as a rule; where an extreme rounds out of the interval (as for [0, 1)), the offset
+    moves down by one unit in the last place or, if that is no cure, the scale shrinks by as much.
+    """
+
+    def fits(scale: float, offset: float) -> bool:
+        top = Fraction(scale) * reach
+        return all(_rounds_inside(Fraction(offset) + e, low, high, real) for e in (top, -top))
+
+    near_scale, near_offset = real.round_to_nearest(float(scale)), real.round_to_nearest(float(offset))
+    if fits(near_scale, near_offset):
+        return near_scale, near_offset
+    lower = real.below(near_offset)
+    if fits(near_scale, lower):
+        return near_scale, lower
+    middle = min(max(near_offset, low), high)
+    room = min(Fraction(high) - Fraction(middle), Fraction(middle) - Fraction(low))
+    return min(near_scale, real.at_most(room / reach)), middle
+
+
+def _row(values: dict[int, float]) -> tuple[float, ...]:
+    row = [0.0] * T.JOB_PARAMETERS
+    for place, value in values.items():
+        row[place] = value
+    return tuple(row)
+
+
+def _inside(fill: ElementwiseFill, low: Real, high: Real, dtype: DType) -> tuple[float, float]:
+    """Return the smallest and largest value of `dtype` in [low, high]; raise if there is none."""
+    # A zero bound carries its side's sign: then compare-and-select and min/max instructions agree.
+    least, most = dtype.at_least(low) or -0.0, dtype.at_most(high) or 0.0
+    if least > most:
+        raise ValueError(
+            f"{fill} holds no value of dtype {dtype}; expected a wider interval or a finer dtype"
+        )
+    return least, most
+
+
+# --- words ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WordsFill(ElementwiseFill):
+    """The words of the stream themselves, into memory of 32 bits an element.
+
+    Attributes
+    ----------
+    first_block
+        Block in which element zero begins.
+    """
+
+    first_block: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Expectation of a word."""
+        return (2.0**32 - 1) / 2
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of a word."""
+        return math.sqrt((2.0**64 - 1) / 12)
+
+    def encode(self, dtype: DType) -> Encoding:
+        """Return the first block; the memory's dtype counts by its width alone."""
+        if dtype.itemsize != 4:
+            raise ValueError(f"words have 32 bits; expected memory of 4 bytes an element, not {dtype}")
+        return Encoding(T.WORDS, self.first_block, _row({}))
+
+
+# --- constant ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConstantFill(ElementwiseFill):
+    """Every value is `value`, rounded once to the dtype."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        check_number("value", self.value)
+
+    def __str__(self) -> str:
+        return f"constant({self.value:g})"
+
+    @property
+    def mean(self) -> float:
+        """Expectation of a value."""
+        return self.value
+
+    @property
+    def std(self) -> float:
+        """Standard deviation: zero."""
+        return 0.0
+
+    def encode(self, dtype: DType) -> Encoding:
+        """Return the bit pattern; raise `ValueError` if a finite value overflows the dtype."""
+        if math.isfinite(self.value):
+            check_reach(self, abs(self.value), dtype)
+        with np.errstate(over="ignore"):
+            source = np.float64(self.value) if dtype.word_bits == 64 else np.float32(self.value)
+            item = np.asarray(source).astype(dtype.numpy)
+        if math.isinf(self.value) and not np.isinf(item.astype(np.float64)):
+            raise ValueError(f"{self} does not exist in dtype {dtype}; expected a finite value")
+        return Encoding(T.CONSTANT, int.from_bytes(item.tobytes(), _byte_order()), _row({}))
+
+
+def _byte_order() -> Literal["little", "big"]:
+    """Return the byte order of this machine, as `int.from_bytes` names it."""
+    return "little" if np.dtype("<u2").isnative else "big"
+
+
+# --- uniform ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class UniformFill(ElementwiseFill):
+    """Uniform on [low, high)."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        low, high = check_finite("low", self.low), check_finite("high", self.high)
+        if low >= high:
+            raise ValueError(f"low={low} is not below high={high}; expected low < high")
+
+    def __str__(self) -> str:
+        return f"uniform({self.low:g}, {self.high:g})"
+
+    @property
+    def mean(self) -> float:
+        """Middle of the interval."""
+        return self.low / 2 + self.high / 2
+
+    @property
+    def std(self) -> float:
+        """Width over sqrt(12)."""
+        return (self.high / 2 - self.low / 2) / math.sqrt(3.0)
+
+    def encode(self, dtype: DType) -> Encoding:
+        """Return scale and offset for the signed odd integers of `kernels/*/uniform`."""
+        return _encode_uniform(self, dtype)
+
+
+@lru_cache(maxsize=4096)
+def _encode_uniform(fill: UniformFill, dtype: DType) -> Encoding:
+    check_reach(fill, max(-fill.low, fill.high), dtype)
+    real = _arithmetic(dtype)
+    low, high = real.at_least(fill.low), real.below(fill.high)
+    least, most = dtype.at_least(fill.low) or -0.0, dtype.below(fill.high) or 0.0
+    if low > high or least > most:
+        raise ValueError(
+            f"{fill} holds no value of dtype {dtype}; expected a wider interval or a finer dtype"
+        )
+    # Integers (word >> k | 1) << k: 25 signed bits of 32, 54 of 64.
+    reach = (1 << 31) - (1 << 7) if real is _F32 else (1 << 63) - (1 << 10)
+    scale = (Fraction(fill.high) - Fraction(fill.low)) / (1 << real.word_bits)
+    tiny = Fraction(float(np.finfo(real.numpy).tiny))
+    if scale < tiny:
+        least_width = float(tiny * (1 << real.word_bits))
+        raise ValueError(f"{fill} is too narrow for {real} arithmetic; expected a width >= {least_width:.3g}")
+    middle = (Fraction(fill.high) + Fraction(fill.low)) / 2
+    near_scale, offset = _affine(scale, middle, Fraction(reach), low, high, real)
+    return Encoding(T.UNIFORM, 0, _row({T.SCALE: near_scale, T.OFFSET: offset, T.LOW: least, T.HIGH: most}))
+
+
+# --- normal -----------------------------------------------------------------------------------------------
+
+# No draw is further out: the tail probability is at least 2**-33 (32-bit words) or 2**-65.
+_FARTHEST = {32: 6.35, 64: 9.27}
+
+# The quantile is off by up to 4 ulp; a support drawn in by more than that never leaves its bounds.
+_INSET = 1 - 2.0**-21
+
+
+@dataclass(frozen=True)
+class TruncatedNormalFill(ElementwiseFill):
+    """Normal of parameters `mean` and `std`, conditioned on [mean + lower std, mean + upper std].
+
+    Parameters
+    ----------
+    location, scale
+        Mean and standard deviation of the normal before truncation.
+    lower, upper
+        Bounds in units of `scale`; infinite ones leave that side open.
+    """
+
+    location: float = 0.0
+    scale: float = 1.0
+    lower: float = -math.inf
+    upper: float = math.inf
+
+    def __post_init__(self) -> None:
+        check_finite("mean", self.location)
+        check_std("std", self.scale)
+        lower, upper = check_number("lower", self.lower), check_number("upper", self.upper)
+        if lower >= upper:
+            raise ValueError(f"lower={lower} is not below upper={upper}; expected lower < upper")
+        if lower == math.inf or upper == -math.inf:
+            raise ValueError(f"lower={lower}, upper={upper} leave no interval; expected a finite inner bound")
+
+    def __str__(self) -> str:
+        if self.lower == -math.inf and self.upper == math.inf:
+            return f"normal({self.location:g}, {self.scale:g})"
+        return f"truncated_normal({self.location:g}, {self.scale:g}, {self.lower:g}, {self.upper:g})"
+
+    @property
+    def mean(self) -> float:
+        """Expectation after truncation."""
+        first, _ = _truncated_moments(self.lower, self.upper)
+        return self.location + self.scale * first
+
+    @property
+    def std(self) -> float:
+        """Standard deviation after truncation."""
+        return self.scale * math.sqrt(_truncated_moments(self.lower, self.upper)[1])
+
+    @property
+    def bounds(self) -> tuple[Real, Real]:
+        """The exact interval, in the units of the values."""
+        return tuple(  # type: ignore[return-value]
+            Fraction(self.location) + Fraction(self.scale) * Fraction(b) if math.isfinite(b) else b
+            for b in (self.lower, self.upper)
+        )
+
+    def encode(self, dtype: DType) -> Encoding:
+        """Return the parameters of the cheapest kernel that draws this distribution."""
+        return _encode_normal(self, dtype)
+
+
+def normal_fill(mean: float = 0.0, std: float = 1.0) -> TruncatedNormalFill:
+    """Return the normal fill without bounds."""
+    return TruncatedNormalFill(mean, std)
+
+
+@lru_cache(maxsize=1024)
+def _truncated_moments(lower: float, upper: float) -> tuple[float, float]:
+    """Return mean and variance of a standard normal on [lower, upper] (Johnson, Kotz, Balakrishnan 1994).
+
+    In decimals, since far tails cancel all digits of a float.
+    """
+    if upper <= 0:  # the mirror image has its precision at hand
+        mean, variance = _truncated_moments(-upper, -lower)
+        return -mean, variance
+    with normal_tails.exact():
+        mass = normal_tails.tail(lower) - normal_tails.tail(upper)
+        if mass == 0:  # beyond 1e8 sigmas, where the excess over the bound is exponential of mean 1 / lower
+            return lower, lower**-2
+        at = [normal_tails.density(z) for z in (lower, upper)]
+        edges = [Decimal(z) * d if d else Decimal(0) for z, d in zip((lower, upper), at, strict=True)]
+        first = (at[0] - at[1]) / mass
+        return float(first), float(max(1 + (edges[0] - edges[1]) / mass - first * first, Decimal(0)))
+
+
+@lru_cache(maxsize=4096)
+def _encode_normal(fill: TruncatedNormalFill, dtype: DType) -> Encoding:
+    if fill.scale == 0:
+        return ConstantFill(fill.location).encode(dtype)
+    farthest = _FARTHEST[dtype.word_bits]
+    if fill.lower > -farthest / 2 or fill.upper < farthest / 2:
+        farthest += 40.0  # one-sided tails go further out than the two-sided normal
+    reach = [min(max(b, -farthest), farthest) for b in (fill.lower, fill.upper)]
+    if math.isfinite(fill.lower) and fill.lower > 0:
+        reach[1] = min(fill.upper, fill.lower + farthest)
+    least, most = (Fraction(fill.location) + Fraction(fill.scale) * Fraction(z) for z in reach)
+    check_reach(fill, max(-least, most), dtype)
+    low, high = _inside(fill, *fill.bounds, dtype)
+    with normal_tails.exact():
+        if dtype.word_bits == 32 and fill.lower == -fill.upper:
+            return _encode_symmetric(fill, low, high)
+        return _encode_bounded(fill, low, high, dtype.word_bits)
+
+
+def _float32(value: Decimal | float) -> float:
+    return float(np.float32(float(value)))
+
+
+def _encode_symmetric(fill: TruncatedNormalFill, low: float, high: float) -> Encoding:
+    outside = 2 * normal_tails.tail(fill.upper * _INSET)
+    kept = 1 - outside
+    if math.isinf(fill.upper):
+        scale, offset = _F32.round_to_nearest(fill.scale), _F32.round_to_nearest(fill.location)
+    else:
+        low32, high32 = (_F32.at_least(fill.bounds[0]), _F32.at_most(fill.bounds[1]))
+        reach = Fraction(fill.upper)
+        scale, offset = _affine(Fraction(fill.scale), Fraction(fill.location), reach, low32, high32, _F32)
+    central = fill.upper <= T.CENTRAL_SIGMAS
+    x_scale = coefficients.NORMAL32_CENTRAL_X_SCALE if central else coefficients.NORMAL32_WIDE_X_SCALE
+    x_step = Decimal(x_scale) * kept / (1 << 31)
+    h_step = kept / (1 << 32)
+    return Encoding(
+        T.CENTRAL_NORMAL if central else T.NORMAL,
+        0,
+        _row(
+            {
+                T.SCALE: scale,
+                T.OFFSET: offset,
+                T.LOW: low,
+                T.HIGH: high,
+                T.X_STEP: _float32(x_step),
+                T.X_START: _float32(x_step / 2),
+                T.H_STEP: _float32(h_step),
+                T.H_START: _float32(outside / 2 + h_step / 2),
+            }
+        ),
+    )
+
+
+def _encode_bounded(fill: TruncatedNormalFill, low: float, high: float, word_bits: int) -> Encoding:
+    words = 1 << word_bits
+    scale, lower, upper = fill.scale, fill.lower, fill.upper
+    if upper <= 0:  # the mirror image lies on the positive side
+        scale, lower, upper = -scale, -upper, -lower
+    if lower >= 0:
+        positive, sides = words, {T.POSITIVE: _side(lower, upper, words)}
+    else:
+        half = Decimal("0.5")
+        right, left = half - normal_tails.tail(upper), half - normal_tails.tail(-lower)
+        positive = min(max(int((words * right / (right + left)).to_integral_value()), 1), words - 1)
+        sides = {
+            T.POSITIVE: _side(0.0, upper, positive),
+            T.NEGATIVE: _side(0.0, -lower, words - positive),
+        }
+    row = {T.SCALE: scale, T.OFFSET: fill.location, T.LOW: low, T.HIGH: high}
+    for start, side in sides.items():
+        row.update({start + place: value for place, value in side.items()})
+    return Encoding(T.BOUNDED_NORMAL, positive - 1, _row(row))
+
+
+def _side(near: float, far: float, words: int) -> dict[int, float]:
+    """Return the parameters of `words` words spread over [near, far] sigmas on the positive side."""
+    near_tail, far_tail = normal_tails.tail(near), normal_tails.tail(far)
+    log_near = normal_tails.log_tail(near)
+    ratio_start = Decimal(0) if math.isinf(far) else (normal_tails.log_tail(far) - log_near).exp()
+    ratio_step = (1 - ratio_start) / words
+    x_scale = Decimal(coefficients.NORMAL64_WIDE_X_SCALE)
+    x_step = x_scale * 2 * (near_tail - far_tail) / words
+    return {
+        T.SIDE_X_STEP: float(x_step),
+        T.SIDE_X_START: float(x_scale * (1 - 2 * near_tail) + x_step / 2),
+        T.SIDE_RATIO_STEP: float(ratio_step),
+        T.SIDE_RATIO_START: float(ratio_start + ratio_step / 2),
+        T.SIDE_H_REFERENCE: float(near_tail),
+        T.SIDE_W_REFERENCE: float(-(log_near + Decimal(2).ln())) if near else 0.0,
+    }

@@ -1,0 +1,137 @@
+"""Layouts: which axes of a weight are inputs, outputs and stacked copies, and the fans that follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from initium.checks import check_integer
+
+__all__ = ["IN_OUT", "OUT_IN", "TRANSPOSED", "Axes", "Fans", "Layout", "LayoutLike", "axes_of", "lookup"]
+
+Axes: TypeAlias = tuple[int, ...]
+
+
+class Fans(NamedTuple):
+    """Inputs and outputs per unit; means of axes may make them fractional."""
+
+    fan_in: float
+    fan_out: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which axes of a weight are inputs, outputs and stacked copies; the rest is the receptive field.
+
+    Parameters
+    ----------
+    in_axis, out_axis
+        Axis, or axes, whose sizes multiply to the number of input and output channels.
+    batch_axis
+        Axes that stack independent weights (experts, layers): they count in no fan.
+
+    Notes
+    -----
+    Sizes of axes that are neither input, output nor batch multiply both fans, as in torch
+    (`_calculate_fan_in_and_fan_out`), Keras (`compute_fans`) and JAX (`_compute_fans`).
+    """
+
+    in_axis: int | tuple[int, ...]
+    out_axis: int | tuple[int, ...]
+    batch_axis: tuple[int, ...] = ()
+    name: str = field(default="", compare=False)
+
+    def fans(self, shape: Sequence[int]) -> Fans:
+        """Return the fans of a weight of this layout.
+
+        Parameters
+        ----------
+        shape
+            The **global** shape of the weight, never a shard's.
+
+        Raises
+        ------
+        ValueError
+            If the shape has fewer than two axes besides `batch_axis`, or lacks an axis that is named,
+            or one axis has two roles.
+        """
+        shape = tuple(shape)
+        batch = axes_of("batch_axis", self.batch_axis, shape)
+        if len(shape) - len(batch) < 2:
+            kind = "besides batch_axis " if batch else ""
+            raise ValueError(
+                f"fans of shape={shape} are not defined; expected at least two axes {kind}(input and output)"
+            )
+        inputs = axes_of("in_axis", self.in_axis, shape)
+        outputs = axes_of("out_axis", self.out_axis, shape)
+        roles = inputs + outputs + batch
+        if len(set(roles)) != len(roles):
+            raise ValueError(f"shape={shape}: an axis has two roles in {self}; expected distinct axes")
+        n_in = math.prod(shape[a] for a in inputs)
+        n_out = math.prod(shape[a] for a in outputs)
+        receptive = math.prod(n for a, n in enumerate(shape) if a not in roles)
+        return Fans(float(n_in * receptive), float(n_out * receptive))
+
+
+def axes_of(argument: str, axes: int | Axes, shape: Sequence[int]) -> Axes:
+    """Return axes of a shape, counted from the front.
+
+    Raises
+    ------
+    TypeError
+        If one is not an integer.
+    ValueError
+        If the shape lacks one, or one is named twice.
+    """
+    chosen = axes if isinstance(axes, tuple) else (axes,)
+    for axis in chosen:
+        if not -len(shape) <= check_integer(argument, axis) < len(shape):
+            raise ValueError(f"{argument}={axis} is not an axis of shape={tuple(shape)}")
+    counted = tuple(axis % len(shape) for axis in chosen)
+    if len(set(counted)) < len(counted):
+        raise ValueError(f"{argument}={axes} names an axis of shape={tuple(shape)} twice")
+    return counted
+
+
+#: (out, in, *receptive): torch's Linear and Conv weights.
+OUT_IN = Layout(in_axis=1, out_axis=0, name="out_in")
+#: (*receptive, in, out): Keras', JAX's and TensorFlow's kernels, and GPT-2's Conv1D.
+IN_OUT = Layout(in_axis=-2, out_axis=-1, name="in_out")
+#: (in, out, *receptive): torch's ConvTranspose weights.
+TRANSPOSED = Layout(in_axis=0, out_axis=1, name="transposed")
+
+_NAMED = {layout.name: layout for layout in (OUT_IN, IN_OUT)}
+
+#: A layout, its name, or None for that of the tensor.
+LayoutLike: TypeAlias = str | Layout | None
+
+
+def lookup(layout: LayoutLike, tensor: Layout | None = None) -> Layout:
+    """Return the layout that an initializer reads a shape by.
+
+    Parameters
+    ----------
+    layout
+        What the initializer says: a `Layout`, ``"out_in"``, ``"in_out"``, or None where it leaves it open.
+    tensor
+        The layout of the tensor where that is known, for initializers that leave it open.
+
+    Returns
+    -------
+    Layout
+        `layout`, else `tensor`, else (out, in), as in torch.
+
+    Raises
+    ------
+    ValueError
+        If there is no layout of that name.
+    """
+    if layout is None:
+        return OUT_IN if tensor is None else tensor
+    if isinstance(layout, Layout):
+        return layout
+    if isinstance(layout, str) and layout in _NAMED:
+        return _NAMED[layout]
+    raise ValueError(f"layout={layout!r} is unknown; expected a Layout or one of {', '.join(_NAMED)}")

@@ -1,0 +1,1 @@
+"""Memory that is filled: whose it is, where it lies, and new arrays."""

@@ -1,0 +1,121 @@
+"""A destination: writable memory that a backend fills, whatever library owns it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from initium.dtypes import DType, lookup
+
+__all__ = ["Destination", "check_layout", "host_view", "joined", "packed_steps", "reach", "write_host"]
+
+
+class Destination(NamedTuple):
+    """Memory for one array.
+
+    Attributes
+    ----------
+    address
+        Of the first element.
+    shape, byte_steps
+        Extents, and bytes per step along each axis (any sign).
+    dtype
+        What the memory holds.
+    device
+        ``"cpu"``, or a device that a backend knows.
+    owner
+        The array itself, kept alive as long as the destination.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    byte_steps: tuple[int, ...]
+    dtype: DType
+    device: str
+    owner: Any
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First address and the address behind the last byte that the array can touch."""
+        low, high = reach(self.shape, self.byte_steps)
+        return self.address + low, self.address + high + self.dtype.itemsize
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal for two destinations exactly if they are the same elements in the same order."""
+        return (self.address, self.shape, self.byte_steps, self.dtype.name, self.device)
+
+
+@lru_cache(maxsize=4096)
+def check_layout(dtype: Any, shape: tuple[int, ...], byte_steps: tuple[int, ...]) -> DType:
+    """Return initium's dtype; raise if there is none, or if the layout has elements that share memory."""
+    known = lookup(dtype)
+    if _overlaps_itself(shape, byte_steps, known.itemsize):
+        raise ValueError(
+            f"elements share memory in an array of shape {shape} and strides {byte_steps} in bytes; "
+            "expected one place per element"
+        )
+    return known
+
+
+def _overlaps_itself(shape: tuple[int, ...], byte_steps: tuple[int, ...], itemsize: int) -> bool:
+    """Tell whether axes interleave; each axis, from the smallest step up, must clear all before it."""
+    if 0 in shape:
+        return False
+    clear = itemsize
+    for step, n in sorted((abs(step), n) for n, step in zip(shape, byte_steps, strict=True) if n > 1):
+        if step < clear:
+            return True
+        clear += step * (n - 1)
+    return False
+
+
+def host_view(destination: Destination) -> np.ndarray[Any, Any]:
+    """Return the memory of a destination on the CPU, which has elements, as a NumPy array."""
+    low, end = destination.span
+    memory: Any = (ctypes.c_char * (end - low)).from_address(low)
+    offset = destination.address - low
+    return np.ndarray(destination.shape, destination.dtype.numpy, memory, offset, destination.byte_steps)
+
+
+def write_host(array: np.ndarray[Any, Any], destination: Destination) -> None:
+    """Round an array into memory of the CPU of the same shape."""
+    host_view(destination)[...] = array
+
+
+def joined(destination: Destination, *cuts: int) -> Destination | None:
+    """Return a destination of fewer axes over the same memory, or None if strides do not allow it.
+
+    Axes up to the first of `cuts`, from there to the second, ..., and from the last on become one each.
+    """
+    shape, steps = [], []
+    for first, stop in zip((0, *cuts), (*cuts, len(destination.shape)), strict=True):
+        extent, step = 1, destination.dtype.itemsize
+        axes = zip(destination.shape[first:stop], destination.byte_steps[first:stop], strict=True)
+        for n, along in reversed([axis for axis in axes if axis[0] != 1]):
+            if extent > 1 and along != extent * step:
+                return None
+            extent, step = extent * n, step if extent > 1 else along
+        shape.append(extent)
+        steps.append(step)
+    return destination._replace(shape=tuple(shape), byte_steps=tuple(steps))
+
+
+@lru_cache(maxsize=4096)
+def reach(shape: tuple[int, ...], byte_steps: tuple[int, ...]) -> tuple[int, int]:
+    """Return the lowest and the highest byte offset of an element's first byte."""
+    reach = [(n - 1) * step for n, step in zip(shape, byte_steps, strict=True)]
+    return sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
+
+
+def packed_steps(shape: Sequence[int], unit: int = 1) -> tuple[int, ...]:
+    """Return the row-major strides of a shape, in units of which an element has `unit`."""
+    steps, step = [], unit
+    for n in reversed(shape):
+        steps.append(step)
+        step *= n
+    return tuple(reversed(steps))

@@ -1,0 +1,158 @@
+"""Architectures that a Hugging Face configuration describes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from initium import dtypes
+from initium.layouts import IN_OUT, TRANSPOSED, Layout
+from initium.models.architecture import Architecture
+from initium.specs import TensorSpec
+
+__all__ = ["depth_of", "from_config", "layouts_by_name", "read_config", "width_of"]
+
+#: Names of weights that are not (out, in), by family, for checkpoints: they do not tell a weight's class.
+_IN_OUT_NAMES = {
+    "gpt2": re.compile(r"(.*\.)?h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+}
+
+
+def layouts_by_name(family: str, tensors: Sequence[TensorSpec]) -> dict[str, Layout]:
+    """Return the layouts that differ from (out, in) in a checkpoint of a family, by the tensors' names."""
+    if family not in _IN_OUT_NAMES:
+        return {}
+    return {tensor.name: IN_OUT for tensor in tensors if _IN_OUT_NAMES[family].fullmatch(tensor.name)}
+
+
+#: Where configurations keep the number of layers and the width.
+_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+
+_WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "dim")
+
+
+def from_config(path: str | Path) -> Architecture:
+    """Return the architecture that a Hugging Face ``config.json`` describes.
+
+    transformers builds the model on torch's meta device, so that no weights are made. The class is the
+    first of ``architectures``; without such an entry, the causal language model of the type, or its base
+    model if it has none. No code from outside transformers is run.
+
+    Parameters
+    ----------
+    path
+        The ``config.json``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModuleNotFoundError
+        If transformers or torch is missing.
+    ValueError
+        If the file is no configuration that the installed transformers knows.
+    """
+    path = Path(path)
+    config = read_config(path)
+    try:
+        import torch
+        import transformers
+        from transformers.pytorch_utils import Conv1D
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path}: reading a configuration needs {error.name}; install it with: pip install 'initium[hf]'",
+            name=error.name,
+        ) from error
+
+    model = _on_meta_device(path, config, torch, transformers)
+    tensors: list[TensorSpec] = []
+    left_out: list[str] = []
+    seen: set[int] = set()  # tied weights are one object under several names
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        if tensor.dtype.is_floating_point:
+            tensors.append(TensorSpec(name, tuple(tensor.shape), tensor.dtype))
+        else:
+            left_out.append(name)
+
+    transposed = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
+    layouts: dict[str, Layout] = {}
+    for prefix, module in model.named_modules():
+        if isinstance(module, Conv1D):
+            layouts[f"{prefix}.weight"] = IN_OUT
+        elif isinstance(module, transposed):
+            layouts[f"{prefix}.weight"] = TRANSPOSED
+    return Architecture(
+        str(path),
+        config["model_type"],
+        tuple(tensors),
+        depth=depth_of(config),
+        width=width_of(config),
+        layouts=layouts,
+        config=config,
+        left_out=tuple(left_out),
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a configuration; raise `ValueError` if the file holds none."""
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ValueError(f"{path}: no model_type; expected the configuration of a Hugging Face model")
+    return config
+
+
+def _on_meta_device(path: Path, config: dict[str, Any], torch: Any, transformers: Any) -> Any:
+    kind, known = config["model_type"], transformers.CONFIG_MAPPING
+    if kind not in known:
+        raise ValueError(f"{path}: model_type={kind!r} is unknown to transformers {transformers.__version__}")
+    usual = torch.get_default_dtype()
+    try:
+        dtype = dtypes.lookup(config.get("dtype") or config.get("torch_dtype") or "float32").name
+        torch.set_default_dtype(getattr(torch, dtype))
+        with torch.device("meta"):
+            settings = known[kind].from_dict(config)
+            return _model_class(settings, transformers)(settings)
+    except Exception as error:
+        # Whatever a model's constructor trips over, it is the configuration that is at fault.
+        raise ValueError(f"{path}: transformers makes no model of it: {error}") from error
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def _model_class(settings: Any, transformers: Any) -> Callable[[Any], Any]:
+    if not settings.architectures:
+        causal = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+        family = causal if type(settings) in causal else transformers.MODEL_MAPPING
+        return family[type(settings)]  # type: ignore[no-any-return]
+    name = settings.architectures[0]
+    found = getattr(transformers, str(name), None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise ValueError(f"architectures[0]={name!r} is no model of transformers {transformers.__version__}")
+    return found
+
+
+def depth_of(config: Mapping[str, Any]) -> int | None:
+    """Return the number of layers that a configuration tells."""
+    return _first(config, _DEPTH_KEYS)
+
+
+def width_of(config: Mapping[str, Any]) -> int | None:
+    """Return the width of the residual stream that a configuration tells."""
+    return _first(config, _WIDTH_KEYS)
+
+
+def _first(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:
+    """Return the first of these entries that is an integer."""
+    return next((config[key] for key in keys if isinstance(config.get(key), int)), None)

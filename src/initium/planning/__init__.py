@@ -1,0 +1,1 @@
+"""Plans: jobs laid out for a backend."""

@@ -1,0 +1,26 @@
+"""The recipes that come with initium: one TOML file each, see `initium.recipes.reader` for the format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from types import MappingProxyType
+
+__all__ = ["DEFAULTS", "NAMED"]
+
+_SUFFIX = ".toml"
+
+#: The text of each named recipe.
+NAMED: Mapping[str, str] = MappingProxyType(
+    {
+        name: (files(__package__) / f"{name}{_SUFFIX}").read_text("utf-8")
+        for name in sorted(
+            file.name.removesuffix(_SUFFIX)
+            for file in files(__package__).iterdir()
+            if file.name.endswith(_SUFFIX)
+        )
+    }
+)
+
+#: The recipe of a family of models, where none is asked for.
+DEFAULTS: Mapping[str, str] = MappingProxyType({"gpt2": "gpt2", "llama": "llama"})

@@ -1,0 +1,262 @@
+"""Recipes: ordered rules for a family of models, as TOML, resolved for one model by its depth and width.
+
+A recipe file::
+
+    description = "what it does"            # all of these are optional
+    source = "paper or program"
+    extends = "gpt2"                        # a named recipe or a file; its rules come after those here
+    seed = 1
+    dtype = "bfloat16"
+
+    [constants]                             # numbers for formulas; those of the extended recipe give way
+    base_width = 256
+
+    [[rules]]                               # in order; the first rule that matches a name wins
+    match = "*.c_proj.weight"               # a glob or a list of globs; or regex = '...', searched for
+    init = "normal"                         # an initializer and its parameters
+    std = "0.02 / sqrt(2 * depth)"          # a number or a formula
+
+    [[rules]]
+    match = "*.rotary.*"
+    skip = true                             # leave it out
+
+Formulas speak of the model's ``depth`` and ``width``, of constants, of a tensor's ``fan_in`` and ``fan_out``,
+and of its ``layer``: the first number in its name, ``h.3.mlp.c_fc.weight`` being of layer 3. Rules that speak
+of the layer match no other tensors. The named recipes are written in the same way.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from initium import dtypes
+from initium.checks import check_seed
+from initium.recipes.formulas import FUNCTIONS, names
+from initium.recipes.named import NAMED
+from initium.recipes.recipe import (
+    FANS,
+    INITIALIZERS,
+    OF_MODEL,
+    OF_TENSOR,
+    Recipe,
+    RecipeError,
+    RecipeRule,
+    formulas_of,
+    signature_of,
+)
+
+__all__ = ["load", "parse"]
+
+
+def load(recipe: str | Path, *, chain: tuple[str, ...] = ()) -> Recipe:
+    """Return a named recipe, or that of a ``.toml`` file.
+
+    Parameters
+    ----------
+    recipe
+        Name or path.
+    chain
+        See `parse`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    RecipeError
+        If the file is malformed.
+    ValueError
+        If there is no recipe of that name.
+    """
+    if str(recipe) in NAMED:
+        return parse(NAMED[str(recipe)], str(recipe), is_named=True, chain=chain)
+    path = Path(recipe)
+    if path.suffix != ".toml":
+        raise ValueError(
+            f"recipe={str(recipe)!r} is unknown; expected one of {', '.join(NAMED)}, or a .toml file"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+    return parse(text, str(path), chain=chain)
+
+
+def parse(text: str, name: str, *, is_named: bool = False, chain: tuple[str, ...] = ()) -> Recipe:
+    """Return the recipe that a TOML text holds.
+
+    Parameters
+    ----------
+    text
+        TOML, see the module's documentation.
+    name
+        File or name, for messages.
+    is_named
+        See `Recipe`.
+    chain
+        Recipes that extend this one, which it may not extend in turn.
+
+    Raises
+    ------
+    RecipeError
+        If the text is malformed; with the line.
+    """
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(f"{name}: {error}") from None
+    return _Reader(text, name, (*chain, name)).recipe(document, is_named)
+
+
+_TEXTS = ("description", "source", "extends")
+
+_KEYS = (*_TEXTS, "seed", "dtype", "constants", "rules")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns a TOML document into a recipe, and finds the lines of what is wrong in it."""
+
+    text: str
+    name: str
+    chain: tuple[str, ...]
+    lines: list[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", self.text.splitlines())
+
+    def recipe(self, document: Mapping[str, Any], is_named: bool) -> Recipe:
+        for key, value in document.items():
+            if key not in _KEYS:
+                raise self.error(f"{key!r} is unknown; expected {', '.join(_KEYS)}", key)
+            if key in _TEXTS and not isinstance(value, str):
+                raise self.error(f"{key}={value!r}; expected a string", key)
+        base = self.base(document["extends"]) if "extends" in document else None
+        rules = document.get("rules", [] if base else None)
+        if not isinstance(rules, list) or not (rules or base) or not all(isinstance(r, dict) for r in rules):
+            raise self.error("no rules; expected at least one [[rules]]", "rules")
+        own = [made for index, rule in enumerate(rules) for made in self.rules(index, rule)]
+        constants = {**(base.constants if base else {}), **self.constants(document.get("constants", {}))}
+        inherited = base.rules if base else ()
+        seed = self.checked("seed", check_seed, document)
+        dtype = self.checked("dtype", lambda dtype: dtypes.lookup(dtype).name, document)
+        return Recipe(
+            self.name,
+            (
+                *(replace(rule, constants=constants, is_named=is_named) for rule in own),
+                *(replace(rule, constants=constants) for rule in inherited),
+            ),
+            self.text,
+            description=document.get("description", base.description if base else ""),
+            source=document.get("source", base.source if base else ""),
+            seed=base.seed if seed is None and base else seed,
+            dtype=base.dtype if dtype is None and base else dtype,
+            is_named=is_named,
+            constants=constants,
+        )
+
+    def base(self, extends: str) -> Recipe:
+        """Return the recipe that this one extends."""
+        name = extends if extends in NAMED else str(Path(self.name).parent / extends)
+        if name in self.chain:
+            raise self.error(
+                f"extends={extends!r} goes in a circle: {' -> '.join((*self.chain, name))}", "extends"
+            )
+        try:
+            return load(name, chain=self.chain)
+        except RecipeError:
+            raise
+        except (OSError, ValueError) as error:
+            raise self.error(f"extends={extends!r}: {error}", "extends") from None
+
+    def constants(self, given: Any) -> dict[str, float]:
+        """Return the constants, which are numbers under names that formulas can speak of."""
+        if not isinstance(given, dict):
+            raise self.error(f"constants={given!r}; expected a table of numbers", "constants")
+        for key, value in given.items():
+            if not key.isidentifier() or key in (*OF_MODEL, *OF_TENSOR, *FUNCTIONS):
+                raise self.error(f"constant {key!r}; expected a name that formulas do not know yet", key)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise self.error(f"constant {key}={value!r}; expected a finite number", key)
+        return {key: float(value) for key, value in given.items()}
+
+    def checked(self, key: str, check: Callable[[Any], Any], document: Mapping[str, Any]) -> Any:
+        if key not in document:
+            return None
+        try:
+            return check(document[key])
+        except (TypeError, ValueError) as error:
+            raise self.error(str(error), key) from None
+
+    def rules(self, index: int, entry: Mapping[str, Any]) -> list[RecipeRule]:
+        """Return the rules of an entry: one for each of its patterns."""
+        init = self.init(index, entry)
+        parameters = {
+            key: value for key, value in entry.items() if key not in ("match", "regex", "init", "skip")
+        }
+        allowed = list(signature_of(init)) if init is not None else []
+        if init is not None and any(names(parameters[key]) & FANS for key in formulas_of(init, parameters)):
+            allowed.append("layout")
+        for key in parameters:
+            if key not in allowed:
+                what = f"init {init!r}" if init is not None else "skip"
+                taken = f"expected {', '.join(allowed)}" if allowed else "it takes none"
+                raise self.error(f"{what} has no parameter {key!r}; {taken}", key, index)
+        where = self.where(None, index)
+        return [RecipeRule(pattern, init, parameters, where) for pattern in self.patterns(index, entry)]
+
+    def init(self, index: int, entry: Mapping[str, Any]) -> str | None:
+        if "skip" in entry:
+            if entry["skip"] is not True or "init" in entry:
+                raise self.error("expected either init or skip = true", "skip", index)
+            return None
+        init = entry.get("init")
+        if init is None:
+            raise self.error("a rule without init; expected init or skip = true", None, index)
+        if not isinstance(init, str) or init not in INITIALIZERS:
+            raise self.error(
+                f"init={init!r} is unknown; expected one of {', '.join(INITIALIZERS)}", "init", index
+            )
+        return init
+
+    def patterns(self, index: int, entry: Mapping[str, Any]) -> Sequence[str | re.Pattern[str]]:
+        if ("match" in entry) == ("regex" in entry):
+            raise self.error("expected either match or regex", "regex" if "regex" in entry else None, index)
+        key = "match" if "match" in entry else "regex"
+        texts = entry[key] if isinstance(entry[key], list) else [entry[key]]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise self.error(f"{key}={entry[key]!r}; expected a string or a list of strings", key, index)
+        if key == "match":
+            return texts
+        try:
+            return [re.compile(text) for text in texts]
+        except re.error as error:
+            raise self.error(f"regex={entry[key]!r}: {error}", key, index) from None
+
+    def error(self, message: str, key: str | None, index: int | None = None) -> RecipeError:
+        return RecipeError(f"{self.where(key, index)}: {message}")
+
+    def where(self, key: str | None, index: int | None = None) -> str:
+        """Return the file, and the line of a rule or of a key in it, if found."""
+        headers = [n for n, line in enumerate(self.lines) if re.match(r"\s*\[\[\s*rules\s*\]\]", line)]
+        if index is None:
+            return self.line_of(key, 0, headers[0] if headers else len(self.lines)) or self.name
+        if index >= len(headers):  # rules = [{...}]
+            return self.line_of("rules", 0, len(self.lines)) or self.name
+        begin, end = [*headers, len(self.lines)][index : index + 2]
+        return self.line_of(key, begin, end) or f"{self.name}:{begin + 1}"
+
+    def line_of(self, key: str | None, begin: int, end: int) -> str | None:
+        """Return the file and line of a key between two lines, if found."""
+        if key is None:
+            return None
+        setting = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*=""")
+        return next((f"{self.name}:{n + 1}" for n in range(begin, end) if setting.match(self.lines[n])), None)

@@ -1,0 +1,1 @@
+"""Parts of a global shape: boxes in global indices, and windows with the memory for them."""
