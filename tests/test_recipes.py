@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 
@@ -15,7 +16,7 @@ from initium.models.built_in import built_in
 from initium.models.hugging_face import from_config
 from initium.recipes.named import DEFAULTS, NAMED
 from initium.recipes.reader import load, parse
-from initium.recipes.recipe import INITIALIZERS, RecipeError
+from initium.recipes.recipe import INITIALIZERS, RecipeError, formulas_of
 from initium.recipes.rules import UnmatchedError
 from initium.specs import TensorSpec
 
@@ -358,3 +359,19 @@ def test_missing_and_unknown_recipes(tmp_path):
 def test_every_dtype_takes_the_named_recipes():
     for dtype in dtypes.DTYPES:
         assert load("gpt2").assign(built_in("gpt2").with_dtype(dtype)).assignments
+
+
+def test_formulas_are_the_texts_of_numbers():
+    numbers = {
+        "normal": {"mean", "std"},
+        "truncated_normal": {"mean", "std", "lower", "upper"},
+        "variance_scaling": {"scale"},
+        "he_normal": {"a"},
+        "orthogonal": {"gain"},
+        "sparse": {"sparsity", "std"},
+        "constant": {"value"},
+    }
+    for init, expected in numbers.items():
+        given = dict.fromkeys(inspect.signature(INITIALIZERS[init]).parameters, "1 / 2")
+        assert set(formulas_of(init, given)) == expected
+        assert formulas_of(init, dict.fromkeys(given, 0.5)) == []

@@ -167,7 +167,8 @@ def formulas_of(init: str, parameters: Mapping[str, Any]) -> list[str]:
 def _make(init: str, parameters: Mapping[str, Any], known: _Variables) -> Initializer:
     """Return the initializer of that name with formulas evaluated."""
     values = {key: evaluate(parameters[key], known) for key in formulas_of(init, parameters)}
-    return INITIALIZERS[init](**{**parameters, **values})
+    axes = {key: tuple(value) for key, value in parameters.items() if isinstance(value, list)}
+    return INITIALIZERS[init](**{**parameters, **axes, **values})
 
 
 # The first part of a name that is a number, with all parts before it.
