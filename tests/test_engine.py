@@ -644,6 +644,13 @@ def test_bad_arrays_stop_everything_before_it_is_written():
     assert (good == 7).all()
 
 
+def test_rules_that_share_an_initializer_are_all_used():
+    shared = ini.Normal()
+    ini.init_model({"a": (2, 2), "b": (2, 2)}, [("a", shared), ("b", shared)], seed=1)
+    with pytest.warns(UnusedRuleWarning, match="'c'"):
+        ini.init_model({"a": (2, 2), "b": (2, 2)}, [("a", shared), ("b", shared), ("c", shared)], seed=1)
+
+
 @pytest.mark.parametrize(
     ("rules", "pattern"),
     [

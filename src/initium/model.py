@@ -291,7 +291,7 @@ def _prepare(params: Mapping[str, Any], rules: RulesLike, dtype: Any, device: st
 
 
 def _given(name: str, array: Any, dtype: DType | None, device: str | None) -> Destination:
-    destination = destination_of(array, f"params[{name!r}]")
+    destination = destination_of(array, "params", name)
     if device is not None and not is_on(device, destination.device):
         raise ValueError(
             f"params[{name!r}] is on device {destination.device}; expected {device} as device says"

@@ -26,15 +26,15 @@ def is_array(value: Any) -> bool:
         return True  # `destination_of` says what is wrong with it
 
 
-def destination_of(array: Any, argument: str = "out") -> Destination:
+def destination_of(array: Any, argument: str = "out", key: str | None = None) -> Destination:
     """Return the destination behind a NumPy array, a torch tensor or an array in the memory of a GPU.
 
     Parameters
     ----------
     array
         A writable array of one of initium's dtypes, of any strides, whose elements do not overlap.
-    argument
-        How errors call it.
+    argument, key
+        What errors call it: the argument, or an entry of the argument.
 
     Raises
     ------
@@ -52,8 +52,13 @@ def destination_of(array: Any, argument: str = "out") -> Destination:
         if torch.is_tensor(array) or _is_on_gpu(array):
             return cuda.destination_of(array)
     except ValueError as error:
-        raise ValueError(f"{argument}: {error}") from None
-    raise TypeError(f"{argument} is a {type(array).__name__}; expected an array of NumPy, torch, CuPy or JAX")
+        raise ValueError(f"{_called(argument, key)}: {error}") from None
+    called, kind = _called(argument, key), type(array).__name__
+    raise TypeError(f"{called} is a {kind}; expected an array of NumPy, torch, CuPy or JAX")
+
+
+def _called(argument: str, key: str | None) -> str:
+    return argument if key is None else f"{argument}[{key!r}]"
 
 
 def _is_on_gpu(value: Any) -> bool:

@@ -46,7 +46,7 @@ class Table:
     output: str
     rows: NDArray[np.void]
     tiles: int
-    owners: Sequence[int]
+    owners: Sequence[int] | NDArray[np.intp]
 
     @property
     def nbytes(self) -> int:
@@ -136,10 +136,7 @@ def plan(jobs: Iterable[Job], seed: int) -> Plan:
             known[key] = group, len(group.templates)
             group.templates.append(_rows(job, encoding))
         group, template = known[key]
-        group.chosen.append(template)
-        group.owners.append(position)
-        group.addresses.append(destination.address)
-        group.streams.append(job.stream)
+        group.members.append((template, position, destination.address, job.stream))
     tables = (group.table(kind, output) for (kind, output), group in groups.items())
     return Plan(seed, tuple(tables), listed, tuple(matrices), tuple(patterns))
 
@@ -175,32 +172,42 @@ def _rows(job: Job, encoding: Encoding) -> NDArray[np.void]:
 
 
 class _Group:
-    """The jobs of one table while it is laid out."""
+    """The jobs of one table while it is laid out.
+
+    Attributes
+    ----------
+    templates
+        Rows of jobs that differ in more than name and memory.
+    members
+        Of each job: its template, its position in the plan, its address and its stream.
+    """
 
     def __init__(self) -> None:
         self.templates: list[NDArray[np.void]] = []
-        self.chosen: list[int] = []
-        self.owners: list[int] = []
-        self.addresses: list[int] = []
-        self.streams: list[int] = []
+        self.members: list[tuple[int, int, int, int]] = []
 
     def table(self, kind: str, output: str) -> Table:
         """Return the rows of all jobs in order, each with its own address, stream and first tile."""
-        if len(self.chosen) == 1:  # a call for one tensor: a sixth of the time
-            address, stream = np.uint64(self.addresses[0]), np.uint64(self.streams[0])
+        if len(self.members) == 1:  # a call for one tensor: a sixth of the time
+            ((_, position, address, stream),) = self.members
             rows = self.templates[0]
-            return _table(kind, output, rows, address, stream, self.owners * len(rows))
+            return _table(kind, output, rows, np.uint64(address), np.uint64(stream), (position,) * len(rows))
         lengths = np.array([len(lines) for lines in self.templates])
         starts = np.cumsum(lengths) - lengths
-        chosen = np.array(self.chosen)
-        counts = lengths[chosen]
+        chosen, owners, addresses, streams = zip(*self.members, strict=True)
+        template = np.array(chosen)
+        counts = lengths[template]
         # Row k of a job is row starts[template] + k of all templates.
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows = np.concatenate(self.templates)[np.repeat(starts[chosen], counts) + within]
-        addresses = np.repeat(np.array(self.addresses, np.uint64), counts)
-        streams = np.repeat(np.array(self.streams, np.uint64), counts)
-        owners = np.repeat(np.array(self.owners), counts).tolist()
-        return _table(kind, output, rows, addresses, streams, owners)
+        rows = np.concatenate(self.templates)[np.repeat(starts[template], counts) + within]
+        return _table(
+            kind,
+            output,
+            rows,
+            np.repeat(np.array(addresses, np.uint64), counts),
+            np.repeat(np.array(streams, np.uint64), counts),
+            np.repeat(np.array(owners), counts),
+        )
 
 
 def _table(
@@ -209,7 +216,7 @@ def _table(
     rows: NDArray[np.void],
     addresses: NDArray[np.uint64] | np.uint64,
     streams: NDArray[np.uint64] | np.uint64,
-    owners: Sequence[int],
+    owners: Sequence[int] | NDArray[np.intp],
 ) -> Table:
     """Complete rows that begin at address and stream zero, and hold their numbers of tiles."""
     rows["address"] += addresses

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from initium import dtypes, layouts
 from initium.fills.base import Fill
@@ -194,6 +194,8 @@ class LayerRule(Rule):
     of_layer
         Returns the initializer of a layer, the same object each time.
     """
+
+    is_fixed: ClassVar[bool] = False
 
     depth: int
     of_layer: Callable[[int], Initializer]

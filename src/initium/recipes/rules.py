@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from initium.checks import check_name, check_shape
 from initium.fills.base import Fill
@@ -65,6 +65,9 @@ class Rule:
     optional
         Whether the rule may match nothing without a warning, as those do that serve many models.
     """
+
+    #: Whether all tensors that match get the same initializer.
+    is_fixed: ClassVar[bool] = True
 
     pattern: str | re.Pattern[str]
     initializer: Initializer | Skip
@@ -182,11 +185,11 @@ def match(
     """
     known = layouts or {}
     matchers = tuple((rule, rule.matcher()) for rule in rules.rules)
+    used: dict[int, Rule] = {}
     # Tensors of one shape, layout and initializer share their fill: models repeat their layers.
     resolved: dict[tuple[Any, ...], Fill | None] = {}
     assignments: list[Assignment] = []
     unmatched: list[str] = []
-    hit: set[int] = set()
     for name, shape in shapes.items():
         check_name(name)
         for rule, matches in matchers:  # noqa: B007 (used after the loop)
@@ -195,15 +198,16 @@ def match(
         else:
             unmatched.append(name)
             continue
-        hit.add(id(rule))
-        initializer, layout = rule.initializer_for(name), known.get(name)
-        key = id(initializer), shape, layout
+        initializer = rule.initializer if rule.is_fixed else rule.initializer_for(name)
+        layout = known.get(name) if known else None
+        key = id(rule), id(initializer), shape, layout
         if key not in resolved:
+            used[id(rule)] = rule
             resolved[key] = _resolve(rule, initializer, name, check_shape(shape), layout)
         assignments.append(Assignment(name, shape, rule, initializer, layout, resolved[key]))
     if unmatched:
         raise UnmatchedError(f"no rule matches {_listed(unmatched)}; add a rule, or skip them explicitly")
-    return Matched(assignments, [id(rule) in hit for rule in rules.rules])
+    return Matched(assignments, [id(rule) in used for rule in rules.rules])
 
 
 def assign(shapes: Mapping[str, tuple[int, ...]], rules: RulesLike) -> list[Assignment]:
