@@ -197,7 +197,9 @@ def test_no_thread_works_on_after_an_error():
         work()
 
     with ThreadPoolExecutor(2) as pool:
-        crew = threads.Crew(3, None, lambda work, n: [pool.submit(in_role, i, work) for i in range(n)])
+        crew = threads.Crew(
+            3, None, lambda work, n, into: into.extend([pool.submit(in_role, i, work) for i in range(n)])
+        )
         with pytest.raises(MemoryError, match="no block"):
             crew.together([(task, 0.0)] * 3)
         call_is_over.set()
@@ -218,7 +220,9 @@ def test_no_task_starts_after_an_interrupt_between_tasks():
         raise KeyboardInterrupt
 
     with ThreadPoolExecutor(1) as pool:
-        crew = threads.Crew(2, progress, lambda work, n: [pool.submit(work) for _ in range(n)])
+        crew = threads.Crew(
+            2, progress, lambda work, n, into: into.extend([pool.submit(work) for _ in range(n)])
+        )
         with pytest.raises(KeyboardInterrupt):
             crew.together([(task, 1.0)] * 100)
         count = len(begun)
@@ -230,7 +234,7 @@ def test_threads_that_are_busy_elsewhere_are_not_waited_for():
     free, made = threading.Event(), []
     with ThreadPoolExecutor(1) as pool:
         elsewhere = pool.submit(free.wait, 10)
-        crew = threads.Crew(2, None, lambda work, n: [pool.submit(work) for _ in range(n)])
+        crew = threads.Crew(2, None, lambda work, n, into: into.extend([pool.submit(work) for _ in range(n)]))
         crew.together([(lambda: made.append(1), 0.0)] * 2)
         free.set()
         assert elsewhere.result()
@@ -254,7 +258,7 @@ def hold():
 threadpool_limits(2, user_api="blas")
 before = blas()
 held, forked = threading.Event(), threading.Event()
-with threads.blas_threads(1):
+with threads.one_blas_thread():
     assert blas() == [1] * len(before)
     holder = threading.Thread(target=hold)
     holder.start()
@@ -263,14 +267,14 @@ with threads.blas_threads(1):
     if child:
         forked.set()
         holder.join()
-        assert blas() == [1] * len(before) and threads._blas_limits == [1]
+        assert blas() == [1] * len(before) and threads._blas_calls == [None]
     else:
         signal.alarm(30)  # ends a child that waits for a lock of its parent
-        assert blas() == before and threads._blas_limits == [], (blas(), threads._blas_limits)
-        with threads.blas_threads(1):
+        assert blas() == before and threads._blas_calls == [], (blas(), threads._blas_calls)
+        with threads.one_blas_thread():
             assert blas() == [1] * len(before)
         assert blas() == before
-assert blas() == before and threads._blas_limits == []
+assert blas() == before and threads._blas_calls == []
 if child:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 else:

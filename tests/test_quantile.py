@@ -21,7 +21,8 @@ from initium import dtypes
 from initium.fills.elementwise import TruncatedNormalFill, normal_fill
 from initium.kernels import coefficients
 from initium.kernels import table as T
-from initium.kernels.cpu import lanes as L
+from initium.kernels.cpu import instructions as L
+from initium.kernels.cpu import memory
 from initium.kernels.cpu import normal as cpu_normal
 from initium.kernels.cpu import quantile as cpu_quantile
 from initium.kernels.reference import normal, quantile
@@ -340,11 +341,11 @@ def _scanner(sampler):
         while word < last:
             a = L.iota(word >> np.uint64(2), _BLOCKS) << np.uint64(2)
             words = L.interleave_words(a, a | np.uint64(1), a | np.uint64(2), a | np.uint64(3))
-            L.store(single_at, sampler(words, p))
+            memory.store(single_at, sampler(words, p))
             magnitude = words ^ L.shift_signed(words, _SIGN_BIT)
             h = L.fma(L.unsigned_to_float(L.widen(magnitude ^ _MAGNITUDE)), h_step, h_start)
             x = L.fma(L.unsigned_to_float(L.widen(magnitude)), x_step, x_step * 0.5)
-            L.store(double_at, cpu_quantile.quantile64(x, h, h, L.splat(-_LN2, h)))
+            memory.store(double_at, cpu_quantile.quantile64(x, h, h, L.splat(-_LN2, h)))
             for i in range(_VALUES):
                 exact = double[i]
                 error = abs(abs(np.float64(single[i])) - exact)

@@ -11,7 +11,7 @@ from concurrent.futures import Future, wait
 import numpy as np
 
 from initium.backends.base import Backend, DrawGaussians, Progress
-from initium.backends.threads import count_of, start
+from initium.backends.threads import count_of, settle, start
 from initium.kernels.cpu.fill import run
 from initium.memory.destination import write_host
 from initium.planning.matrices import MatrixJob
@@ -49,20 +49,20 @@ def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
     others: list[Future[None]] = []
     try:
         if progress is None:
-            others = start(work, workers - 1) if workers > 1 else []
+            if workers > 1:
+                start(work, workers - 1, others)
             work()
         else:
-            others = start(work, max(workers, 1))
+            start(work, max(workers, 1), others)
+            if not others:  # no thread is to be had
+                work()
             _watch(others, done, progress)
     finally:
         # After an interrupt or an error in `progress` too, no thread writes once the call is over: what is
         # left counts as claimed, and each thread ends with its tile.
         for table, counter in zip(plan.tables, counters, strict=True):
             counter[0] = max(counter[0], table.tiles)
-        # Who has not started behind other calls is not waited for.
-        others = [other for other in others if not other.cancel()]
-        if others:
-            wait(others)
+        others = settle(others)
     for other in others:
         other.result()
 

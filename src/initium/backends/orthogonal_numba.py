@@ -1,7 +1,8 @@
 """Orthogonal jobs on CPU cores: the order of work, its threads and its memory.
 
 BLAS runs on one thread, and panels, blocks of columns or whole matrices are spread over threads of our own:
-they meet twice for each large matrix instead of at each product, and `threads=` stays in our hands.
+they meet twice for each large matrix instead of at each product. All products have shapes that depend on the
+matrix and the wanted part alone, so that the number of threads changes no bit.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from initium.backends.base import DrawGaussians, Progress
 from initium.backends.orthogonal_stacks import Span, is_whole, make_stack, stacks, units_of
-from initium.backends.threads import Crew, blas_threads
+from initium.backends.threads import Crew, one_blas_thread
 from initium.kernels.cpu import orthogonal as kernel
 from initium.kernels.reference.orthogonal import by_qr
 from initium.memory.arrays import destination_of
@@ -34,8 +35,8 @@ _SMALL = 48
 _STACK_VALUES = 1 << 17
 # Up to so many values, and with a matrix for each thread, a thread makes a matrix on its own.
 _MEDIUM = 1 << 20
-# Columns (or rows) of a block: fewer make thin products, more make uneven shares and take memory.
-_LEAST_BLOCK, _MOST_BLOCK = 64, 256
+# Columns (or rows) of a block, by the shorter side: fewer make thin products, more make uneven shares.
+_BLOCK, _SMALL_BLOCK, _SMALL_SIDE = 128, 64, 512
 
 
 def make(jobs: Sequence[MatrixJob], draw: DrawGaussians, threads: int, progress: Progress | None) -> None:
@@ -59,15 +60,11 @@ def make(jobs: Sequence[MatrixJob], draw: DrawGaussians, threads: int, progress:
     def task(stack: Sequence[Span], method: Callable[[Real], Real]) -> tuple[Callable[[], None], float]:
         return partial(make_stack, stack, method, draw), units_of(stack)
 
-    with blas_threads(threads):  # LAPACK's threads, for want of parts of a QR
-        for stack in stacks([job for job in by_lapack if job.values > _MEDIUM], 1):
-            crew.together([task(stack, by_qr)])
-    with blas_threads(1):
-        medium = stacks([job for job in by_lapack if job.values <= _MEDIUM], _STACK_VALUES)
+    with one_blas_thread():
+        crew.together([task(stack, by_qr) for stack in stacks(by_lapack, _STACK_VALUES)])
         small = stacks([job for job in others if job.long <= _SMALL], _STACK_VALUES)
-        crew.together([task(stack, by_qr) for stack in medium])
         crew.together([task(stack, kernel.small) for stack in small])
-        large = _matrices([job for job in others if job.long > _SMALL], draw, threads)
+        large = _matrices([job for job in others if job.long > _SMALL], draw)
         alone = [m for m in large if m.values <= _MEDIUM and len(large) >= threads]
         crew.together([(matrix.make, matrix.units) for matrix in alone])
         for matrix in large:
@@ -90,7 +87,7 @@ class _Part(NamedTuple):
     target: Real
 
 
-def _matrices(jobs: Iterable[MatrixJob], draw: DrawGaussians, threads: int) -> list[_Matrix]:
+def _matrices(jobs: Iterable[MatrixJob], draw: DrawGaussians) -> list[_Matrix]:
     """Collect the parts of each matrix, so that its reflectors are made once."""
     shared: dict[tuple[Any, ...], list[_Part]] = defaultdict(list)
     for job in jobs:
@@ -104,14 +101,14 @@ def _matrices(jobs: Iterable[MatrixJob], draw: DrawGaussians, threads: int) -> l
             target = np.empty(size, own.dtype) if plain is None else host_view(plain)
             part = _Part(job, number, own, target)
             shared[job.stream, start, job.long, job.short, job.arithmetic].append(part)
-    return [_Matrix(parts, draw, threads) for parts in shared.values()]
+    return [_Matrix(parts, draw) for parts in shared.values()]
 
 
 class _Matrix:
     """A large matrix: its reflectors first, then blocks of its columns or rows in any order."""
 
-    def __init__(self, parts: Sequence[_Part], draw: DrawGaussians, threads: int) -> None:
-        self._parts, self._draw_gaussians, self._threads = parts, draw, threads
+    def __init__(self, parts: Sequence[_Part], draw: DrawGaussians) -> None:
+        self._parts, self._draw_gaussians = parts, draw
         job = parts[0].job
         self._long, self._short, self._real = job.long, job.short, job.arithmetic
         # Reflectors behind the last column that is wanted leave it alone.
@@ -136,7 +133,7 @@ class _Matrix:
         self._draw(range(len(self._panels)))
         for number in range(len(self._panels)):
             self._reflect(number)
-        for task in self.block_tasks(alone=True):
+        for task in self.block_tasks():
             task()
         self.finish()
 
@@ -165,17 +162,14 @@ class _Matrix:
     def _reflect(self, number: int) -> None:
         self._panels[number] = kernel.panel(number * kernel.PANEL, self._gaussians[number])
 
-    def block_tasks(self, alone: bool = False) -> Iterator[Callable[[], None]]:
-        """Yield tasks that make the parts, the longest first; all panels must be there.
-
-        `alone` tells that no other thread works on this matrix.
-        """
+    def block_tasks(self) -> Iterator[Callable[[], None]]:
+        """Yield tasks that make the parts, the longest first; all panels must be there."""
         panels = [panel for panel in self._panels if panel is not None]
         signs = np.concatenate([panel.signs for panel in panels])
         for part in self._parts:
             by_columns = self._column_cost(part.job.columns) <= self._row_cost(part.job)
             method = self._column_blocks if by_columns else self._row_blocks
-            yield from method(part, panels, signs * self._real.numpy.type(part.job.gain), alone)
+            yield from method(part, panels, signs * self._real.numpy.type(part.job.gain))
 
     def finish(self) -> None:
         """Free the reflectors, and copy what was made aside."""
@@ -193,19 +187,14 @@ class _Matrix:
     def _row_cost(self, job: MatrixJob) -> int:
         return len(job.rows) * (self._reflectors * (2 * self._long - self._reflectors + 1)) // 2
 
-    def _blocks(self, count: int, alone: bool) -> Iterator[tuple[int, int]]:
+    def _blocks(self, count: int) -> Iterator[tuple[int, int]]:
         """Cut `count` columns or rows into blocks, last first: those columns take most reflectors."""
-        if alone:
-            yield 0, count
-            return
-        # The blocks of all threads take a quarter of the matrix if it is tall, half of it if it is square.
-        share = (0.25 + 0.25 * self._short / self._long) * self._short / self._threads
-        size = max(_LEAST_BLOCK, min(_MOST_BLOCK, int(share), -(-count // self._threads)) // 32 * 32)
+        size = _BLOCK if self._short >= _SMALL_SIDE else _SMALL_BLOCK
         for first in reversed(range(0, count, size)):
             yield first, min(first + size, count)
 
     def _column_blocks(
-        self, part: _Part, panels: Sequence[kernel.Panel], factors: Real, alone: bool
+        self, part: _Part, panels: Sequence[kernel.Panel], factors: Real
     ) -> Iterator[Callable[[], None]]:
         job, _, _, target = part
         rows = slice(None) if is_whole(job.rows, self._long) else job.rows
@@ -219,10 +208,10 @@ class _Matrix:
             q *= factors[columns]
             target[:, slice(first, stop) if in_order else order[first:stop]] = q[rows]
 
-        return (partial(make, first, stop) for first, stop in self._blocks(len(order), alone))
+        return (partial(make, first, stop) for first, stop in self._blocks(len(order)))
 
     def _row_blocks(
-        self, part: _Part, panels: Sequence[kernel.Panel], factors: Real, alone: bool
+        self, part: _Part, panels: Sequence[kernel.Panel], factors: Real
     ) -> Iterator[Callable[[], None]]:
         job, _, _, target = part
         columns = slice(0, self._short) if is_whole(job.columns, self._short) else job.columns
@@ -231,4 +220,4 @@ class _Matrix:
             q = kernel.rows_of_q(panels, self._long, job.rows[first:stop])
             target[first:stop] = q[:, columns] * factors[columns]
 
-        return (partial(make, first, stop) for first, stop in self._blocks(len(job.rows), alone))
+        return (partial(make, first, stop) for first, stop in self._blocks(len(job.rows)))

@@ -19,10 +19,10 @@ from threadpoolctl import ThreadpoolController
 from initium.backends.base import Progress
 from initium.checks import check_count
 
-__all__ = ["Crew", "available_cores", "blas_threads", "count_of", "start"]
+__all__ = ["Crew", "available_cores", "count_of", "one_blas_thread", "settle", "start"]
 
-#: Starts a function in so many threads.
-Spawn: TypeAlias = Callable[[Callable[[], None], int], list[Future[None]]]
+#: Starts a function in up to so many threads, and adds a future to a list for each.
+Spawn: TypeAlias = Callable[[Callable[[], None], int, list[Future[None]]], None]
 
 # --- the pool -----------------------------------------------------------------------------------------------
 
@@ -39,6 +39,25 @@ def count_of(threads: int | None) -> int:
     return available_cores() if threads is None else check_count("threads", threads, minimum=1)
 
 
+class _Gate:
+    """Holds back what was handed to threads until the caller knows of all of it."""
+
+    def __init__(self) -> None:
+        self._opened = threading.Event()
+        self._accepted = 0
+
+    def open(self, accepted: int) -> None:
+        """Let the first so many pass, and drop the others."""
+        self._accepted = accepted
+        self._opened.set()
+
+    def run(self, number: int, work: Callable[[], None]) -> None:
+        """Wait for the gate, and do the work of an accepted number."""
+        self._opened.wait()
+        if number < self._accepted:
+            work()
+
+
 class _Pool:
     """The worker threads of this process: as many as were ever asked for, started once, anew after fork."""
 
@@ -47,23 +66,70 @@ class _Pool:
         self._executor: ThreadPoolExecutor | None = None
         self._size = 0
 
-    def start(self, work: Callable[[], None], workers: int) -> list[Future[None]]:
-        """Start `work` in so many threads."""
-        with self._lock:
-            if self._executor is None or self._size < workers:
-                if self._executor is not None:
-                    self._executor.shutdown(wait=False)  # what runs there goes on to its end
-                self._executor = ThreadPoolExecutor(workers, "initium")
-                self._size = workers
-            return [self._executor.submit(work) for _ in range(workers)]
+    def start(self, work: Callable[[], None], workers: int, into: list[Future[None]]) -> None:
+        """Start `work` in up to so many threads; see `start`."""
+        gate, accepted = _Gate(), 0
+        try:
+            with self._lock:
+                executor = self._executor_of(workers)
+                for number in range(workers):
+                    into.append(executor.submit(gate.run, number, work))
+            accepted = workers
+        except RuntimeError:
+            # The system has no more threads, or the interpreter is ending. What was queued before the error
+            # has a future; the one that failed may be queued without one, and must not run.
+            accepted = len(into)
+        finally:
+            gate.open(accepted)
+
+    def _executor_of(self, workers: int) -> ThreadPoolExecutor:
+        if self._executor is None or self._size < workers:
+            if self._executor is not None:
+                self._executor.shutdown(wait=False)  # what runs there goes on to its end
+            self._executor = ThreadPoolExecutor(workers, "initium")
+            self._size = workers
+        return self._executor
 
 
 _pool = _Pool()
 
 
-def start(work: Callable[[], None], workers: int) -> list[Future[None]]:
-    """Start `work` in so many threads of this process's pool."""
-    return _pool.start(work, workers)
+def start(work: Callable[[], None], workers: int, into: list[Future[None]]) -> None:
+    """Start `work` in up to so many threads of this process's pool.
+
+    Parameters
+    ----------
+    work
+        What each thread does. The caller does it too, so that fewer threads than asked for do no harm: the
+        system may have no more, and there are none once the main thread has ended.
+    workers
+        How many threads.
+    into
+        An empty list, which gets a future for each thread before any of them begins.
+    """
+    _pool.start(work, workers, into)
+
+
+def settle(others: list[Future[None]]) -> list[Future[None]]:
+    """Wait until no thread of a call runs, interrupts or not; those that have not begun are cancelled.
+
+    Returns
+    -------
+    list of Future
+        Those that had begun; `Future.result` raises what a thread raised.
+    """
+    # `wait` would wait for a cancelled one until a thread takes it off its queue.
+    begun = [other for other in others if not other.cancel()]
+    interrupt: BaseException | None = None
+    while True:
+        try:
+            wait(begun)
+            break
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
+    return begun
 
 
 def _reset_pool_after_fork() -> None:
@@ -77,7 +143,7 @@ if hasattr(os, "register_at_fork"):
 # --- BLAS ---------------------------------------------------------------------------------------------------
 
 _blas_lock = threading.Lock()
-_blas_limits: list[int] = []
+_blas_calls: list[None] = []  # one entry for each call within `one_blas_thread`
 _blas_before: list[tuple[Any, int]] = []
 
 
@@ -88,39 +154,100 @@ def _blas_libraries() -> list[Any]:
 
 
 @contextmanager
-def blas_threads(count: int) -> Iterator[None]:
-    """Limit BLAS to `count` threads, or to fewer where another call in this process says so."""
+def one_blas_thread() -> Iterator[None]:
+    """Limit BLAS to one thread while any call of this process is within.
+
+    The order of additions in a product then depends on its shape alone.
+    """
     with _blas_lock:
-        if not _blas_limits:
+        if not _blas_calls:
             _blas_before[:] = [(library, library.get_num_threads()) for library in _blas_libraries()]
-        limits = _blas_limits  # a child that is forked in here has a list of its own
-        limits.append(count)
-        _apply_blas_limits()
+            for library, _ in _blas_before:
+                library.set_num_threads(1)
+        calls = _blas_calls  # a child that is forked in here has a list of its own
+        calls.append(None)
     try:
         yield
     finally:
         with _blas_lock:
-            limits.remove(count)
-            _apply_blas_limits()
-            if not _blas_limits:
-                _blas_before.clear()
+            calls.pop()
+            if calls is _blas_calls and not calls:
+                _restore_blas()
 
 
-def _apply_blas_limits() -> None:
+def _restore_blas() -> None:
     for library, before in _blas_before:
-        library.set_num_threads(min((before, *_blas_limits)))
+        library.set_num_threads(before)
+    _blas_before.clear()
 
 
 def _reset_blas_after_fork() -> None:
-    """Lift the limits in a child: the threads that set them, or hold the lock, are not there to do it."""
-    global _blas_lock, _blas_limits
-    _blas_lock, _blas_limits = threading.Lock(), []
-    _apply_blas_limits()  # of an idle parent there is nothing to restore
-    _blas_before.clear()
+    """Lift the limit in a child: the threads that set it, or hold the lock, are not there to do it."""
+    global _blas_lock, _blas_calls
+    _blas_lock, _blas_calls = threading.Lock(), []
+    _restore_blas()  # of an idle parent there is nothing to restore
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_blas_after_fork)
+
+
+class _ForkGate:
+    """Makes a fork wait until no thread is within a product.
+
+    OpenBLAS frees its threads and buffers before a fork; a product that runs at that moment never returns.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside: dict[int, int] = {}  # entries by thread
+        self._forking = 0
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            while self._forking and me not in self._inside:
+                self._changed.wait()
+            self._inside[me] = self._inside.get(me, 0) + 1
+
+    def __exit__(self, *error: object) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._inside[me] -= 1
+            if not self._inside[me]:
+                del self._inside[me]
+                self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        """Let no thread begin a product, and wait for those that are within one."""
+        with self._changed:
+            self._forking += 1
+            while self._inside.keys() - {threading.get_ident()}:
+                self._changed.wait()
+
+    def after_fork(self) -> None:
+        """Let products begin again, in the parent."""
+        with self._changed:
+            self._forking -= 1
+            self._changed.notify_all()
+
+
+_products = _ForkGate()
+
+
+def _reset_products_after_fork() -> None:
+    global _products  # a child has none of its parent's threads
+    _products = _ForkGate()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _products.before_fork(),
+        after_in_parent=lambda: _products.after_fork(),
+        after_in_child=_reset_products_after_fork,
+    )
+
+# --- crews --------------------------------------------------------------------------------------------------
 
 
 class Crew:
@@ -151,7 +278,8 @@ class Crew:
                 if task is None:
                     return
                 try:
-                    task()
+                    with _products:
+                        task()
                 except BaseException:
                     start_no_more()
                     raise
@@ -160,13 +288,12 @@ class Crew:
         workers = min(self._threads, len(tasks))
         others: list[Future[None]] = []
         try:
-            others = self._spawn(work, workers - 1) if workers > 1 else []
+            if workers > 1:
+                self._spawn(work, workers - 1, others)
             work()
         finally:
             start_no_more()
-            # `wait` would wait for a cancelled one until a thread takes it off its queue.
-            others = [other for other in others if not other.cancel()]
-            wait(others)
+            others = settle(others)
         for other in others:
             other.result()
         self._count(0.0)
