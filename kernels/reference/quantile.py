@@ -99,5 +99,6 @@ def quantile64(x: Real, h: Real, ratio: Real, w_reference: Real) -> Real:
     z = _wide64(x, h)
     rare = h < C.NORMAL_WIDE_MIN_H
     w = _minus_log64(ratio[rare]) + w_reference[rare]
-    z[rare] = np.where(w > C.NORMAL64_FAR_MIN_W, _far64(np.maximum(w, 1.0)), _tail64(w))
+    border = C.NORMAL64_FAR_MIN_W  # each formula sees only what it is made for, and never overflows
+    z[rare] = np.where(w > border, _far64(np.maximum(w, border)), _tail64(np.minimum(w, border)))
     return z

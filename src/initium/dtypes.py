@@ -65,7 +65,7 @@ class DType:
 
     def at_least(self, value: float | Fraction) -> float:
         """Return the smallest value of this dtype that is >= `value` (infinity if there is none)."""
-        rounded = self.round_to_nearest(float(value))
+        rounded = self.round_to_nearest(_to_float(value))
         return rounded if rounded >= value else self.above(rounded)
 
     def at_most(self, value: float | Fraction) -> float:
@@ -85,6 +85,14 @@ class DType:
         """Return the largest value of this dtype that is < `value`."""
         highest = self.at_most(value)
         return highest if highest < value else -self.above(-highest)
+
+
+def _to_float(value: float | Fraction) -> float:
+    """Return the nearest float, infinite where fractions raise."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _max(scalar: Any) -> float:

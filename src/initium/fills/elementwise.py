@@ -71,9 +71,15 @@ def _arithmetic(dtype: DType) -> DType:
     return _F64 if dtype.word_bits == 64 else _F32
 
 
+def _next(value: float, real: DType) -> Fraction:
+    """Return the number above `value`, a `real`; above the largest, the one that rounding thinks of."""
+    above = real.above(value)
+    return Fraction(above) if above < math.inf else 2 * Fraction(value) - Fraction(real.below(value))
+
+
 def _rounds_inside(exact: Fraction, low: float, high: float, real: DType) -> bool:
     """Tell whether the nearest `real` value to `exact` lies in [low, high], both of that dtype."""
-    above, below = (Fraction(neighbour) for neighbour in (real.above(high), real.below(low)))
+    above, below = _next(high, real), -_next(-low, real)
     # On a tie the even neighbour wins, which may be outside: count it as outside.
     return below + Fraction(low) < 2 * exact < above + Fraction(high)
 
@@ -251,11 +257,18 @@ def _encode_uniform(fill: UniformFill, dtype: DType) -> Encoding:
 
 # --- normal -----------------------------------------------------------------------------------------------
 
-# No draw is further out: the tail probability is at least 2**-33 (32-bit words) or 2**-65.
+# No draw of both tails is further out: its tail probability is at least 2**-33 (32-bit words) or 2**-65.
 _FARTHEST = {32: 6.35, 64: 9.27}
-
+# One tail, from `near` on, reaches z with a probability of at most exp((near**2 - z**2) / 2) of its own.
+_FARTHEST_OF_ONE = {32: 6.77, 64: 9.5}
 # The quantile is off by up to 4 ulp; a support drawn in by more than that never leaves its bounds.
 _INSET = 1 - 2.0**-21
+# Symmetric bounds below it have steps in float32 so far into the subnormals that values are off by 5 ulp.
+_LEAST_FLOAT32_BOUND = 2.0**-96
+# Below it, a word's step may be subnormal in float64.
+_LEAST_BOUND = 2.0**-900
+# Above it, the square of a bound overflows.
+_GREATEST_BOUND = 2.0**511
 
 
 @dataclass(frozen=True)
@@ -292,13 +305,16 @@ class TruncatedNormalFill(ElementwiseFill):
     @property
     def mean(self) -> float:
         """Expectation after truncation."""
-        first, _ = _truncated_moments(self.lower, self.upper)
-        return self.location + self.scale * first
+        mean, _ = normal_tails.moments(self.lower, self.upper)
+        with normal_tails.exact():
+            return float(Decimal(self.location) + Decimal(self.scale) * mean)
 
     @property
     def std(self) -> float:
         """Standard deviation after truncation."""
-        return self.scale * math.sqrt(_truncated_moments(self.lower, self.upper)[1])
+        _, std = normal_tails.moments(self.lower, self.upper)
+        with normal_tails.exact():
+            return float(Decimal(self.scale) * std)
 
     @property
     def bounds(self) -> tuple[Real, Real]:
@@ -318,42 +334,38 @@ def normal_fill(mean: float = 0.0, std: float = 1.0) -> TruncatedNormalFill:
     return TruncatedNormalFill(mean, std)
 
 
-@lru_cache(maxsize=1024)
-def _truncated_moments(lower: float, upper: float) -> tuple[float, float]:
-    """Return mean and variance of a standard normal on [lower, upper] (Johnson, Kotz, Balakrishnan 1994).
-
-    In decimals, since far tails cancel all digits of a float.
-    """
-    if upper <= 0:  # the mirror image has its precision at hand
-        mean, variance = _truncated_moments(-upper, -lower)
-        return -mean, variance
-    with normal_tails.exact():
-        mass = normal_tails.tail(lower) - normal_tails.tail(upper)
-        if mass == 0:  # beyond 1e8 sigmas, where the excess over the bound is exponential of mean 1 / lower
-            return lower, lower**-2
-        at = [normal_tails.density(z) for z in (lower, upper)]
-        edges = [Decimal(z) * d if d else Decimal(0) for z, d in zip((lower, upper), at, strict=True)]
-        first = (at[0] - at[1]) / mass
-        return float(first), float(max(1 + (edges[0] - edges[1]) / mass - first * first, Decimal(0)))
-
-
 @lru_cache(maxsize=4096)
 def _encode_normal(fill: TruncatedNormalFill, dtype: DType) -> Encoding:
     if fill.scale == 0:
         return ConstantFill(fill.location).encode(dtype)
-    farthest = _FARTHEST[dtype.word_bits]
-    if fill.lower > -farthest / 2 or fill.upper < farthest / 2:
-        farthest += 40.0  # one-sided tails go further out than the two-sided normal
-    reach = [min(max(b, -farthest), farthest) for b in (fill.lower, fill.upper)]
-    if math.isfinite(fill.lower) and fill.lower > 0:
-        reach[1] = min(fill.upper, fill.lower + farthest)
+    reach = _reach(fill, dtype.word_bits)
     least, most = (Fraction(fill.location) + Fraction(fill.scale) * Fraction(z) for z in reach)
     check_reach(fill, max(-least, most), dtype)
     low, high = _inside(fill, *fill.bounds, dtype)
+    if max(fill.lower, -fill.upper) > _GREATEST_BOUND:
+        return ConstantFill(_inner_bound(fill, low, high)).encode(dtype)
     with normal_tails.exact():
-        if dtype.word_bits == 32 and fill.lower == -fill.upper:
+        if dtype.word_bits == 32 and fill.lower == -fill.upper and _suits_float32(fill):
             return _encode_symmetric(fill, low, high)
         return _encode_bounded(fill, low, high, dtype.word_bits)
+
+
+def _reach(fill: TruncatedNormalFill, word_bits: int) -> tuple[float, float]:
+    """Return the interval that no draw leaves, in sigmas."""
+    farthest = _FARTHEST[word_bits]
+    if fill.lower > -farthest / 2 or fill.upper < farthest / 2:
+        farthest = math.hypot(max(fill.lower, -fill.upper, 0.0), _FARTHEST_OF_ONE[word_bits])
+    return max(fill.lower, -farthest), min(fill.upper, farthest)
+
+
+def _inner_bound(fill: TruncatedNormalFill, low: float, high: float) -> float:
+    """Return the bound next to the mean, in [low, high]: beyond 1e8 sigmas no float tells others from it."""
+    bound = fill.bounds[0 if fill.lower > 0 else 1]
+    return min(max(float(bound), low), high)
+
+
+def _suits_float32(fill: TruncatedNormalFill) -> bool:
+    return fill.upper >= _LEAST_FLOAT32_BOUND and fill.scale <= _F32.max
 
 
 def _float32(value: Decimal | float) -> float:
@@ -361,12 +373,13 @@ def _float32(value: Decimal | float) -> float:
 
 
 def _encode_symmetric(fill: TruncatedNormalFill, low: float, high: float) -> Encoding:
-    outside = 2 * normal_tails.tail(fill.upper * _INSET)
-    kept = 1 - outside
-    if math.isinf(fill.upper):
+    inset = fill.upper * _INSET
+    outside, kept = 2 * normal_tails.tail(inset), normal_tails.mass(-inset, inset)
+    lower, upper = fill.bounds
+    if lower < -_F32.max or upper > _F32.max:  # no draw gets there, see `_check_reach`
         scale, offset = _F32.round_to_nearest(fill.scale), _F32.round_to_nearest(fill.location)
     else:
-        low32, high32 = (_F32.at_least(fill.bounds[0]), _F32.at_most(fill.bounds[1]))
+        low32, high32 = (_F32.at_least(lower), _F32.at_most(upper))
         reach = Fraction(fill.upper)
         scale, offset = _affine(Fraction(fill.scale), Fraction(fill.location), reach, low32, high32, _F32)
     central = fill.upper <= T.CENTRAL_SIGMAS
@@ -396,11 +409,12 @@ def _encode_bounded(fill: TruncatedNormalFill, low: float, high: float, word_bit
     scale, lower, upper = fill.scale, fill.lower, fill.upper
     if upper <= 0:  # the mirror image lies on the positive side
         scale, lower, upper = -scale, -upper, -lower
+    if max(-lower, upper) < _LEAST_BOUND:  # a flat density: the same law in units of less
+        scale, lower, upper = scale * 2.0**-500, lower * 2.0**500, upper * 2.0**500
     if lower >= 0:
         positive, sides = words, {T.POSITIVE: _side(lower, upper, words)}
     else:
-        half = Decimal("0.5")
-        right, left = half - normal_tails.tail(upper), half - normal_tails.tail(-lower)
+        right, left = normal_tails.mass(0.0, upper), normal_tails.mass(0.0, -lower)
         positive = min(max(int((words * right / (right + left)).to_integral_value()), 1), words - 1)
         sides = {
             T.POSITIVE: _side(0.0, upper, positive),
@@ -414,17 +428,15 @@ def _encode_bounded(fill: TruncatedNormalFill, low: float, high: float, word_bit
 
 def _side(near: float, far: float, words: int) -> dict[int, float]:
     """Return the parameters of `words` words spread over [near, far] sigmas on the positive side."""
-    near_tail, far_tail = normal_tails.tail(near), normal_tails.tail(far)
-    log_near = normal_tails.log_tail(near)
-    ratio_start = Decimal(0) if math.isinf(far) else (normal_tails.log_tail(far) - log_near).exp()
-    ratio_step = (1 - ratio_start) / words
-    x_scale = Decimal(coefficients.NORMAL64_WIDE_X_SCALE)
-    x_step = x_scale * 2 * (near_tail - far_tail) / words
+    ratio_start = normal_tails.beyond(near, far)
+    ratio_step = normal_tails.within(near, far) / words
+    x_scale = 2 * Decimal(coefficients.NORMAL64_WIDE_X_SCALE)
+    x_start, x_step = x_scale * normal_tails.mass(0.0, near), x_scale * normal_tails.mass(near, far) / words
     return {
         T.SIDE_X_STEP: float(x_step),
-        T.SIDE_X_START: float(x_scale * (1 - 2 * near_tail) + x_step / 2),
+        T.SIDE_X_START: float(x_start + x_step / 2),
         T.SIDE_RATIO_STEP: float(ratio_step),
         T.SIDE_RATIO_START: float(ratio_start + ratio_step / 2),
-        T.SIDE_H_REFERENCE: float(near_tail),
-        T.SIDE_W_REFERENCE: float(-(log_near + Decimal(2).ln())) if near else 0.0,
+        T.SIDE_H_REFERENCE: float(normal_tails.tail(near)),
+        T.SIDE_W_REFERENCE: float(normal_tails.depth(near)),
     }
