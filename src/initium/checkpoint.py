@@ -273,7 +273,8 @@ def _metadata(planned: CheckpointPlan, seed: int) -> dict[str, str]:
         "initium.version": __version__,
         "initium.stream_version": str(STREAM_VERSION),
         "initium.seed": str(seed),
-        "initium.recipe": planned.recipe.name,
+        # A path need not be Unicode.
+        "initium.recipe": planned.recipe.name.encode(errors="backslashreplace").decode(),
         "initium.rules": json.dumps(rules),
     }
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 __all__ = [
+    "MOST_AXES",
     "check_choice",
     "check_count",
     "check_finite",
@@ -22,6 +23,8 @@ __all__ = [
 
 _SEED_LIMIT = 1 << 64
 _SIZE_LIMIT = 1 << 63
+#: NumPy 1 has arrays of up to 32 axes, NumPy 2 of up to 64; no weight has more than a few.
+MOST_AXES = 32
 
 
 def check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
@@ -109,6 +112,8 @@ def check_shape(shape: Any, argument: str = "shape") -> tuple[int, ...]:
         dims = shape
     else:
         dims = tuple(check_integer(argument, n) for n in _as_iterable(argument, shape))
+    if len(dims) > MOST_AXES:
+        raise ValueError(f"{argument} has {len(dims)} axes; expected at most {MOST_AXES}")
     for n in dims:
         if n < 0:
             raise ValueError(f"{argument}={dims} has the negative dimension {n}; expected integers >= 0")

@@ -16,7 +16,7 @@ from initium.models.architecture import Architecture
 from initium.recipes.recipe import Recipe
 from initium.specs import TensorSpec
 
-__all__ = ["Commands", "count", "human", "planned", "show", "show_left_out"]
+__all__ = ["Commands", "count", "human", "planned", "printable", "show", "show_left_out"]
 
 # --- errors -------------------------------------------------------------------------------------------------
 
@@ -26,6 +26,8 @@ class _UsageError(click.ClickException):
 
     exit_code = 2
 
+
+_LONGEST_ERROR = 2000
 
 #: What click 8.2 and later raises to show the help of a group.
 _HELP_WITHOUT_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
@@ -40,14 +42,26 @@ def _one_line_errors() -> Iterator[None]:
     except (click.exceptions.Exit, click.Abort):
         raise  # both are RuntimeErrors by which click leaves
     except click.UsageError as error:
-        raise _UsageError(" ".join(error.format_message().split())) from error
+        raise _UsageError(_one_line(error.format_message())) from error
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise  # whoever read the output has enough; click ends in silence
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        raise click.ClickException(text) from error
-    except (ValueError, TypeError, ImportError, RuntimeError, MemoryError) as error:
-        raise click.ClickException(" ".join(str(error).split())) from error
+        raise click.ClickException(_one_line(text)) from error
+    except (ValueError, TypeError, ImportError, RuntimeError, ArithmeticError, MemoryError) as error:
+        raise click.ClickException(_one_line(str(error) or type(error).__name__)) from error
+
+
+def _one_line(text: str) -> str:
+    """Return an error's text for a terminal: one line of bounded length."""
+    line = printable(" ".join(text.split()))
+    more = len(line) - _LONGEST_ERROR
+    return f"{line[:_LONGEST_ERROR]}... ({more:,} characters more)" if more > 0 else line
+
+
+def printable(text: str) -> str:
+    """Return a text with control characters and lone surrogates written as escapes, as ``repr`` does."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class Commands(click.Group):
@@ -74,7 +88,7 @@ def planned(model: Architecture, recipe: Recipe | None, dtype: str | None) -> Ch
     except NoRecipeError as error:
         raise click.UsageError(f"{error} (--recipe)") from error
     for rule in plan.unused:
-        click.echo(f"Warning: {rule.where}: no tensor is left for this rule", err=True)
+        click.echo(f"Warning: {printable(rule.where)}: no tensor is left for this rule", err=True)
     return plan
 
 
@@ -84,7 +98,7 @@ def show_left_out(plan: CheckpointPlan) -> None:
     parts = [f"{skipped} tensor{'s' if skipped > 1 else ''} that the recipe skips"] if skipped else []
     if buffers := plan.model.left_out:
         plural = "s" if len(buffers) > 1 else ""
-        parts.append(f"{len(buffers)} integer buffer{plural}, such as {buffers[0]}")
+        parts.append(f"{len(buffers)} integer buffer{plural}, such as {printable(buffers[0])}")
     if parts:
         click.echo(f"not written: {', '.join(parts)}")
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from initium.checkpoint import InitialisedCheckpoint, run_checkpoint
 from initium.checks import check_seed
 from initium.cli import options
-from initium.cli.common import count, human, planned, show_left_out
+from initium.cli.common import count, human, planned, printable, show_left_out
 from initium.cli.options import checked
 from initium.memory.devices import check_device
 from initium.models.architecture import Architecture
@@ -60,7 +60,8 @@ def init(
 ) -> None:
     """Write the initialised weights of MODEL to safetensors files.
 
-    The output appears under its name when it is whole; memory stays at some tens of MB, whatever its size.
+    The output appears under its name when it is whole; memory stays at some tens of
+    MB, whatever its size; an orthogonal weight that is larger than a buffer takes about three times its float32 size.
     """
     plan = planned(model, recipe, dtype)
     made = run_checkpoint(
@@ -81,7 +82,8 @@ def _show_written(made: InitialisedCheckpoint) -> None:
     written, tensors = made.written, [tensor for tensor, _ in made.plan.drawn]
     first = written.files[0]
     what = str(first) if written.index is None else f"{written.index} and {len(written.files)} shards"
-    click.echo(
+    text = (
         f"{what}: {count(tensors)}, {human(written.nbytes)} in {made.seconds:.1f} s "
         f"({human(written.nbytes / made.seconds)}/s); recipe {made.plan.recipe.name}, seed {made.seed}"
     )
+    click.echo(printable(text))

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from initium.cli import options
-from initium.cli.common import count, planned, show, show_left_out
+from initium.cli.common import count, planned, printable, show, show_left_out
 from initium.models.architecture import Architecture
 from initium.recipes.recipe import Recipe
 from initium.recipes.rules import Assignment
@@ -32,12 +32,14 @@ def plan(model: Architecture, recipe: Recipe | None, dtype: str | None) -> None:
     for heading in ("fan in", "fan out", "std", "bytes"):
         table.add_column(heading, justify="right", no_wrap=True)
     for tensor, assignment in zip(made.model.tensors, made.assignments, strict=True):
-        table.add_row(*map(Text, _row(made.model, tensor, assignment)))
+        table.add_row(*(Text(printable(cell)) for cell in _row(made.model, tensor, assignment)))
     show(table)
     drawn = [tensor for tensor, _ in made.drawn]
     click.echo(
-        f"{made.model.name}: {count(drawn)}, {sum(tensor.nbytes for tensor in drawn):,} bytes; "
-        f"recipe {made.recipe.name}"
+        printable(
+            f"{made.model.name}: {count(drawn)}, {sum(tensor.nbytes for tensor in drawn):,} bytes; "
+            f"recipe {made.recipe.name}"
+        )
     )
     show_left_out(made)
 

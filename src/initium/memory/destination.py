@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,6 +13,10 @@ import numpy as np
 from initium.dtypes import DType, lookup
 
 __all__ = ["Destination", "check_layout", "host_view", "joined", "packed_steps", "reach", "write_host"]
+
+
+# Elements whose places are compared one by one.
+_MOST_PLACES = 1 << 22
 
 
 class Destination(NamedTuple):
@@ -63,15 +68,26 @@ def check_layout(dtype: Any, shape: tuple[int, ...], byte_steps: tuple[int, ...]
 
 
 def _overlaps_itself(shape: tuple[int, ...], byte_steps: tuple[int, ...], itemsize: int) -> bool:
-    """Tell whether axes interleave; each axis, from the smallest step up, must clear all before it."""
+    """Tell whether elements share memory: none do if each axis, by its step, clears all smaller ones."""
     if 0 in shape:
         return False
     clear = itemsize
     for step, n in sorted((abs(step), n) for n, step in zip(shape, byte_steps, strict=True) if n > 1):
         if step < clear:
-            return True
+            return _places_overlap(shape, byte_steps, itemsize)
         clear += step * (n - 1)
     return False
+
+
+def _places_overlap(shape: tuple[int, ...], byte_steps: tuple[int, ...], itemsize: int) -> bool:
+    """Tell whether elements share memory where axes interleave, by all places; assume it of large arrays."""
+    if math.prod(shape) > _MOST_PLACES:
+        return True
+    places = np.zeros(1, np.int64)
+    for n, step in zip(shape, byte_steps, strict=True):
+        places = (places[:, None] + np.arange(n) * step).ravel()
+    places.sort()
+    return bool((np.diff(places) < itemsize).any())
 
 
 def host_view(destination: Destination) -> np.ndarray[Any, Any]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +44,8 @@ def from_config(path: str | Path) -> Architecture:
 
     transformers builds the model on torch's meta device, so that no weights are made. The class is the
     first of ``architectures``; without such an entry, the causal language model of the type, or its base
-    model if it has none. No code from outside transformers is run.
+    model if it has none. A configuration is data: nothing is fetched, and no
+    code from outside transformers is run; what asks for either is left out.
 
     Parameters
     ----------
@@ -117,18 +122,93 @@ def _on_meta_device(path: Path, config: dict[str, Any], torch: Any, transformers
     kind, known = config["model_type"], transformers.CONFIG_MAPPING
     if kind not in known:
         raise ValueError(f"{path}: model_type={kind!r} is unknown to transformers {transformers.__version__}")
+    _check_sizes(path, config)
     usual = torch.get_default_dtype()
     try:
         dtype = dtypes.lookup(config.get("dtype") or config.get("torch_dtype") or "float32").name
         torch.set_default_dtype(getattr(torch, dtype))
-        with torch.device("meta"):
-            settings = known[kind].from_dict(config)
+        with _offline(), _bounded(torch), torch.device("meta"):
+            settings = known[kind].from_dict(_harmless(config))
             return _model_class(settings, transformers)(settings)
     except Exception as error:
         # Whatever a model's constructor trips over, it is the configuration that is at fault.
         raise ValueError(f"{path}: transformers makes no model of it: {error}") from error
     finally:
         torch.set_default_dtype(usual)
+
+
+# --- a configuration is data --------------------------------------------------------------------------------
+
+# What makes transformers fetch code or weights; none of it changes a tensor's shape.
+_FETCHING = re.compile(r"_?\w*_implementation(_internal)?|auto_map")
+_MOST_LAYERS = 100_000
+_MOST_TENSORS = 300_000
+_guarded = threading.local()
+
+
+def _harmless(config: Any) -> Any:
+    """Return a configuration without what asks for code or weights of others, at any depth."""
+    if isinstance(config, list):
+        return [_harmless(entry) for entry in config]
+    if not isinstance(config, dict):
+        return config
+    kept = {key: _harmless(entry) for key, entry in config.items() if not _FETCHING.fullmatch(key)}
+    return kept | {key: False for key in kept if key == "use_pretrained_backbone"}
+
+
+def _check_sizes(path: Path, config: Any) -> None:
+    """Raise for numbers of layers or experts that no model has, and that would take hours to build."""
+    for key, entry in config.items():
+        if isinstance(entry, dict):
+            _check_sizes(path, entry)
+        counts = any(word in key for word in ("layer", "block", "depth", "expert"))
+        if counts and isinstance(entry, int) and entry > _MOST_LAYERS:
+            shown = entry if entry < 10**20 else "a number of more than 20 digits"
+            raise ValueError(f"{path}: {key}={shown} is too large; expected at most {_MOST_LAYERS:,}")
+
+
+@contextmanager
+def _bounded(torch: Any) -> Iterator[None]:
+    """Stop a constructor that makes tensors without end."""
+    count = 0
+
+    def counted(module: Any, name: str, parameter: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > _MOST_TENSORS:
+            raise ValueError(f"it has more than {_MOST_TENSORS:,} tensors")
+
+    hook = torch.nn.modules.module.register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep this thread from the network, whatever a library does."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    _install_guard()
+    _guarded.active = True
+    try:
+        yield
+    finally:
+        _guarded.active = False
+        constants.HF_HUB_OFFLINE = before
+
+
+@cache
+def _install_guard() -> None:
+    """Add an audit hook, which cannot be removed, and which does nothing unless this thread is guarded."""
+
+    def guard(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("socket.connect", "socket.getaddrinfo") and getattr(_guarded, "active", False):
+            raise PermissionError(f"a configuration asks for the network ({event}); it is read offline")
+
+    sys.addaudithook(guard)
 
 
 def _model_class(settings: Any, transformers: Any) -> Callable[[Any], Any]:

@@ -55,9 +55,11 @@ def evaluate(formula: str, variables: Mapping[str, float | None]) -> float:
 
 def names(formula: str) -> frozenset[str]:
     """Return the names that a formula speaks of, functions apart; none if it is malformed."""
+    if len(formula) > _LONGEST:
+        return frozenset()
     try:
         tree = ast.parse(formula.strip(), mode="eval")
-    except SyntaxError:
+    except (SyntaxError, ValueError):
         return frozenset()
     found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     return frozenset(found - set(FUNCTIONS))

@@ -28,8 +28,8 @@ of the layer match no other tensors. The named recipes are written in the same w
 from __future__ import annotations
 
 import errno
-import math
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -109,11 +109,24 @@ def parse(text: str, name: str, *, is_named: bool = False, chain: tuple[str, ...
     RecipeError
         If the text is malformed; with the line.
     """
+    _check_keys(text, name)
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, and of integers of thousands of digits
         raise RecipeError(f"{name}: {error}") from None
     return _Reader(text, name, (*chain, name)).recipe(document, is_named)
+
+
+_STRINGS = re.compile(r'"[^"]*"|\'[^\']*\'')
+_LONG_LINE, _MOST_DOTS = 1000, 100
+_LARGEST = sys.float_info.max
+
+
+def _check_keys(text: str, name: str) -> None:
+    """Raise for a key of very many parts, which takes a parser a time that grows with their square."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if len(line) > _LONG_LINE and _STRINGS.sub("", line).count(".") > _MOST_DOTS:
+            raise RecipeError(f"{name}:{number}: a key has more than {_MOST_DOTS} parts; expected fewer")
 
 
 _TEXTS = ("description", "source", "extends")
@@ -129,9 +142,13 @@ class _Reader:
     name: str
     chain: tuple[str, ...]
     lines: list[str] = field(init=False, repr=False)
+    headers: list[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lines", self.text.splitlines())
+        lines = self.text.splitlines()
+        headers = [n for n, line in enumerate(lines) if re.match(r"\s*\[\[\s*rules\s*\]\]", line)]
+        object.__setattr__(self, "lines", lines)
+        object.__setattr__(self, "headers", headers)
 
     def recipe(self, document: Mapping[str, Any], is_named: bool) -> Recipe:
         for key, value in document.items():
@@ -184,7 +201,7 @@ class _Reader:
         for key, value in given.items():
             if not key.isidentifier() or key in (*OF_MODEL, *OF_TENSOR, *FUNCTIONS):
                 raise self.error(f"constant {key!r}; expected a name that formulas do not know yet", key)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
                 raise self.error(f"constant {key}={value!r}; expected a finite number", key)
         return {key: float(value) for key, value in given.items()}
 
@@ -238,7 +255,7 @@ class _Reader:
             return texts
         try:
             return [re.compile(text) for text in texts]
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise self.error(f"regex={entry[key]!r}: {error}", key, index) from None
 
     def error(self, message: str, key: str | None, index: int | None = None) -> RecipeError:
@@ -246,12 +263,13 @@ class _Reader:
 
     def where(self, key: str | None, index: int | None = None) -> str:
         """Return the file, and the line of a rule or of a key in it, if found."""
-        headers = [n for n, line in enumerate(self.lines) if re.match(r"\s*\[\[\s*rules\s*\]\]", line)]
+        headers = self.headers
         if index is None:
             return self.line_of(key, 0, headers[0] if headers else len(self.lines)) or self.name
         if index >= len(headers):  # rules = [{...}]
             return self.line_of("rules", 0, len(self.lines)) or self.name
-        begin, end = [*headers, len(self.lines)][index : index + 2]
+        begin = headers[index]
+        end = headers[index + 1] if index + 1 < len(headers) else len(self.lines)
         return self.line_of(key, begin, end) or f"{self.name}:{begin + 1}"
 
     def line_of(self, key: str | None, begin: int, end: int) -> str | None:

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _NAMES_LISTED = 10
+_GLOB = re.compile(r"[*?\[]")
 
 
 class UnmatchedError(ValueError):
@@ -184,7 +185,8 @@ def match(
         If an initializer cannot be resolved for a shape; it names the tensor.
     """
     known = layouts or {}
-    matchers = tuple((rule, rule.matcher()) for rule in rules.rules)
+    names, matchers = _by_name(rules)
+    nothing: tuple[Rule | None, int] = None, len(rules.rules)
     used: dict[int, Rule] = {}
     # Tensors of one shape, layout and initializer share their fill: models repeat their layers.
     resolved: dict[tuple[Any, ...], Fill | None] = {}
@@ -192,10 +194,14 @@ def match(
     unmatched: list[str] = []
     for name, shape in shapes.items():
         check_name(name)
-        for rule, matches in matchers:  # noqa: B007 (used after the loop)
-            if matches(name):
+        rule, last = names.get(name, nothing)
+        for candidate, place, matches in matchers:
+            if place > last:
                 break
-        else:
+            if matches(name):
+                rule = candidate
+                break
+        if rule is None:
             unmatched.append(name)
             continue
         initializer = rule.initializer if rule.is_fixed else rule.initializer_for(name)
@@ -208,6 +214,23 @@ def match(
     if unmatched:
         raise UnmatchedError(f"no rule matches {_listed(unmatched)}; add a rule, or skip them explicitly")
     return Matched(assignments, [id(rule) in used for rule in rules.rules])
+
+
+def _by_name(
+    rules: Rules,
+) -> tuple[dict[str, tuple[Rule, int]], list[tuple[Rule, int, Callable[[str], object]]]]:
+    """Return the rules for one name each, by that name, and the others; each with its place in the order.
+
+    Thousands of rules are as a rule for one name each: a look-up takes the place of thousands of matches.
+    """
+    names: dict[str, tuple[Rule, int]] = {}
+    others = []
+    for place, rule in enumerate(rules.rules):
+        if type(rule) is Rule and isinstance(rule.pattern, str) and not _GLOB.search(rule.pattern):
+            names.setdefault(rule.pattern, (rule, place))
+        else:
+            others.append((rule, place, rule.matcher()))
+    return names, others
 
 
 def assign(shapes: Mapping[str, tuple[int, ...]], rules: RulesLike) -> list[Assignment]:
