@@ -268,7 +268,7 @@ _LEAST_FLOAT32_BOUND = 2.0**-96
 # Below it, a word's step may be subnormal in float64.
 _LEAST_BOUND = 2.0**-900
 # Above it, the square of a bound overflows.
-_GREATEST_BOUND = 2.0**511
+_GREATEST_BOUND = 2.0**512 * (1 - 2.0**-20)
 
 
 @dataclass(frozen=True)
@@ -376,7 +376,7 @@ def _encode_symmetric(fill: TruncatedNormalFill, low: float, high: float) -> Enc
     inset = fill.upper * _INSET
     outside, kept = 2 * normal_tails.tail(inset), normal_tails.mass(-inset, inset)
     lower, upper = fill.bounds
-    if lower < -_F32.max or upper > _F32.max:  # no draw gets there, see `_check_reach`
+    if lower < -_F32.max or upper > _F32.max:  # no draw gets there, see `check_reach`
         scale, offset = _F32.round_to_nearest(fill.scale), _F32.round_to_nearest(fill.location)
     else:
         low32, high32 = (_F32.at_least(lower), _F32.at_most(upper))
