@@ -60,8 +60,8 @@ def init(
 ) -> None:
     """Write the initialised weights of MODEL to safetensors files.
 
-    The output appears under its name when it is whole; memory stays at some tens of
-    MB, whatever its size; an orthogonal weight that is larger than a buffer takes about three times its float32 size.
+    The output appears under its name when it is whole. Memory stays at some tens of MB, whatever its size;
+    an orthogonal weight that is larger than a buffer takes about three times its size in float32.
     """
     plan = planned(model, recipe, dtype)
     made = run_checkpoint(
