@@ -1,19 +1,13 @@
-"""All Numba options, tags and the cache of compiled kernels, in one place.
-
-Numba's own cache watches only the file that defines a function; a kernel here is made of many files.
-The folder of this cache is therefore named after a hash over all kernel sources and versions.
-"""
+"""All Numba options and tags in one place, and what makes a kernel's entry of a function."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import llvmlite
@@ -21,9 +15,12 @@ import llvmlite.binding
 import numba
 import numpy as np
 from numba.core import types
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.codegen import get_host_cpu_features
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import NativeValue, models, overload, register_model, typeof_impl, unbox
+
+from initium.kernels.cpu.cache import KernelCache
+from initium.kernels.forks import hold_over_forks
 
 __all__ = [
     "FEATURES",
@@ -35,6 +32,13 @@ __all__ = [
     "inline",
     "parallel_entry",
 ]
+
+if numba.config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set, and these kernels must be compiled; expected it unset or 0")
+
+# Of Numba and LLVM. What another version of theirs names otherwise is left out.
+_compiler_locks: tuple[Any, ...] = (global_compiler_lock, getattr(llvmlite.binding.ffi.lib, "_lock", None))
+hold_over_forks(*(lock._lock for lock in _compiler_locks if hasattr(lock, "_lock")))
 
 _INLINE = {"forceinline": True, "error_model": "numpy"}
 
@@ -107,66 +111,34 @@ def _unbox_tag(ty: TagType, value: Any, context: Any) -> NativeValue:
     return NativeValue(context.context.get_dummy_value())
 
 
+#: Settings of Numba that change what it compiles.
+_SETTINGS = (
+    *("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "LLVM_REFPRUNE_PASS", "LLVM_REFPRUNE_FLAGS", "USING_SVML"),
+    *("BOUNDSCHECK", "DEBUGINFO_DEFAULT", "DEBUG_NRT", "NRT_STATS", "EXTEND_VARIABLE_LIFETIMES"),
+)
+
+
 @cache
-def _source_hash() -> str:
-    digest = hashlib.blake2b(digest_size=12)
+def _stamp() -> str:
+    """Return a hash over all that compiled code depends on, save for its function and types.
+
+    Numba itself would look at the one file that defines a function; a kernel here is made of many files.
+    """
+    digest = hashlib.blake2b(digest_size=16)
     for folder in ("initium.kernels", "initium.kernels.cpu"):
         for file in sorted(files(folder).iterdir(), key=lambda entry: entry.name):
             if file.name.endswith(".py"):
                 digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    versions = (numba.__version__, llvmlite.__version__, np.__version__, sys.version, LANES, sorted(FEATURES))
-    digest.update(repr(versions).encode())
+    versions = (numba.__version__, llvmlite.__version__, np.__version__, sys.version)
+    settings = [str(getattr(numba.config, name, None)) for name in _SETTINGS]
+    digest.update(repr((versions, LANES, sorted(FEATURES), settings)).encode())
     return digest.hexdigest()
-
-
-def cache_folder() -> Path:
-    """Return the folder of compiled kernels: ``INITIUM_CACHE_DIR``, or the user's cache folder."""
-    chosen = os.environ.get("INITIUM_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "initium" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "initium"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "initium"
-
-
-class _Locator(_CacheLocator):
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def get_cache_path(self) -> str:
-        return str(cache_folder() / _source_hash())
-
-    def get_source_stamp(self) -> str:
-        return _source_hash()
-
-    def get_disambiguator(self) -> str:
-        return self._name
-
-    @classmethod
-    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator | None:
-        locator = cls(py_func.__name__)
-        try:
-            locator.ensure_cache_path()
-        except OSError:
-            return None
-        return locator
-
-
-class _CacheImpl(CompileResultCacheImpl):
-    _locator_classes = (_Locator,)
-
-
-class _Cache(FunctionCache):
-    _impl_class = _CacheImpl
 
 
 def parallel_entry(function: Callable[..., Any]) -> Any:
     """Compile `function` without the GIL, with results cached on disk, for callers in many threads."""
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
-    with contextlib.suppress(RuntimeError):  # no folder can be written: compile in each process
-        dispatcher._cache = _Cache(function)
+    dispatcher._cache = KernelCache(function, _stamp)
     return dispatcher
 
 

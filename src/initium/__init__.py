@@ -220,13 +220,22 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _BRIDGES:
-        return import_module(f"initium.{name}")
-    if name not in _HOME_OF:
+    if name not in _BRIDGES and name not in _HOME_OF:
         raise AttributeError(f"module 'initium' has no attribute {name!r}")
-    value = getattr(import_module(f"initium.{_HOME_OF[name]}"), name)
+    home = _import(name if name in _BRIDGES else _HOME_OF[name])
+    if name in _BRIDGES:
+        return home
+    value = getattr(home, name)
     globals()[name] = value
     return value
+
+
+def _import(home: str) -> Any:
+    from initium.kernels.float_mode import in_default_mode
+    from initium.kernels.forks import importing
+
+    with importing:
+        return in_default_mode(import_module)(f"initium.{home}")
 
 
 def __dir__() -> list[str]:

@@ -21,6 +21,7 @@ from initium.backends.run import run
 from initium.checks import check_seed
 from initium.fills.base import Fill
 from initium.fills.orthogonal import OrthogonalFill
+from initium.kernels.float_mode import in_default_mode
 from initium.kernels.stream import STREAM_VERSION
 from initium.memory.arrays import destination_of
 from initium.memory.devices import check_device
@@ -99,6 +100,7 @@ class InitialisedCheckpoint:
     seconds: float
 
 
+@in_default_mode
 def plan_checkpoint(
     model: Architecture | str | Path, recipe: Recipe | str | Path | None = None, *, dtype: Any = None
 ) -> CheckpointPlan:
@@ -226,6 +228,7 @@ def init_checkpoint(
     )
 
 
+@in_default_mode
 def run_checkpoint(
     planned: CheckpointPlan,
     output: str | Path,

@@ -17,6 +17,7 @@ from initium.backends.progress import Reported, reporter
 from initium.backends.run import run
 from initium.checks import check_seed, check_shape
 from initium.dtypes import DType, lookup
+from initium.kernels.float_mode import in_default_mode
 from initium.layouts import Fans
 from initium.memory.arrays import allocate, destination_of, is_array
 from initium.memory.destination import Destination
@@ -134,6 +135,7 @@ class _Done(NamedTuple):
         return job_of(assignment.name, assignment.fill, box_of(assignment.shape), self.destination)
 
 
+@in_default_mode
 def init_model(
     params: Any,
     rules: RulesLike,
@@ -199,6 +201,7 @@ def init_model(
     return Report(weights, seed, seconds, sum(d.nbytes for d in done), tuple(done))
 
 
+@in_default_mode
 def plan_model(
     params: Any, rules: RulesLike, *, seed: int, dtype: Any = None, device: str | None = None
 ) -> Plan:
@@ -223,6 +226,7 @@ def plan_model(
         return plan((d.job() for d in _prepare(_mapping(params), rules, dtype, device) if d.writes), seed)
 
 
+@in_default_mode
 def run_plan(
     plan: Plan,
     *,

@@ -15,6 +15,7 @@ from initium.fills.base import Fill
 from initium.fills.elementwise import WordsFill
 from initium.initializers.basic import Initializer, Normal, TruncatedNormal, Uniform
 from initium.initializers.orthogonal import Orthogonal
+from initium.kernels.float_mode import in_default_mode
 from initium.kernels.stream import WORDS_PER_BLOCK
 from initium.layouts import LayoutLike
 from initium.memory.arrays import allocate, destination_of
@@ -32,6 +33,7 @@ __all__ = ["bits", "initialize", "normal", "orthogonal", "truncated_normal", "un
 _WORDS_OF_A_STREAM = WORDS_PER_BLOCK << 64
 
 
+@in_default_mode
 def bits(
     count: int,
     *,
@@ -78,6 +80,7 @@ def bits(
     return target.owner.view(np.uint32)
 
 
+@in_default_mode
 def initialize(
     initializer: Initializer,
     shape: int | Sequence[int],

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from importlib import import_module
 
 from initium.backends.base import Backend
+from initium.kernels.forks import importing
 
 __all__ = ["BACKENDS", "backend_for", "lookup"]
 
@@ -27,7 +28,8 @@ def lookup(name: str) -> Backend:
     if name not in BACKENDS:
         raise ValueError(f"backend={name!r} is unknown; expected one of {', '.join(BACKENDS)}")
     try:
-        module = import_module(f"initium.backends.{name}")
+        with importing:
+            module = import_module(f"initium.backends.{name}")
     except ImportError as error:
         raise ImportError(f"backend={name!r} cannot be used: {error}") from error
     backend: Backend = module.BACKEND

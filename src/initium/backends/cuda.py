@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from initium.backends.base import Backend, DrawGaussians, Progress, counted_from
 from initium.checks import check_count
 from initium.kernels.cuda import source
+from initium.kernels.forks import importing
 from initium.kernels.stream import WORDS_PER_BLOCK
 from initium.memory import cuda
 from initium.memory.destination import Destination
@@ -81,7 +82,8 @@ def _fill(made: Plan, threads: int | None, progress: Progress | None) -> None:
 def _orthogonal(
     jobs: Sequence[MatrixJob], draw: DrawGaussians, threads: int | None, progress: Progress | None
 ) -> None:
-    from initium.backends.orthogonal_arrays import make
+    with importing:
+        from initium.backends.orthogonal_arrays import make
 
     done = 0
     for queue, members in _by_queue(job.destination for job in jobs).items():

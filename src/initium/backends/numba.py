@@ -13,6 +13,7 @@ import numpy as np
 from initium.backends.base import Backend, DrawGaussians, Progress
 from initium.backends.threads import count_of, settle, start
 from initium.kernels.cpu.fill import run
+from initium.kernels.forks import importing
 from initium.memory.destination import write_host
 from initium.planning.matrices import MatrixJob
 from initium.planning.plan import Plan
@@ -77,7 +78,8 @@ def _watch(others: list[Future[None]], done: Callable[[], int], progress: Progre
 def _orthogonal(
     jobs: Sequence[MatrixJob], draw: DrawGaussians, threads: int | None, progress: Progress | None
 ) -> None:
-    from initium.backends.orthogonal_numba import make  # Numba compiles what it needs when it is needed
+    with importing:
+        from initium.backends.orthogonal_numba import make  # Numba compiles what it needs when it is needed
 
     make(jobs, draw, count_of(threads), progress)
 

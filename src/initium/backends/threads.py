@@ -18,6 +18,7 @@ from threadpoolctl import ThreadpoolController
 
 from initium.backends.base import Progress
 from initium.checks import check_count
+from initium.kernels.float_mode import in_default_mode
 
 __all__ = ["Crew", "available_cores", "count_of", "one_blas_thread", "settle", "start"]
 
@@ -107,7 +108,8 @@ def start(work: Callable[[], None], workers: int, into: list[Future[None]]) -> N
     into
         An empty list, which gets a future for each thread before any of them begins.
     """
-    _pool.start(work, workers, into)
+    # Threads inherit a floating-point mode; the work is done in the default one.
+    _pool.start(in_default_mode(work), workers, into)
 
 
 def settle(others: list[Future[None]]) -> list[Future[None]]:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from initium.checks import check_choice, check_finite
+from initium.kernels.float_mode import in_default_mode
 
 __all__ = ["GAINS", "calculate_gain", "squared_gain"]
 
@@ -42,6 +43,7 @@ GAINS: Mapping[str, float] = MappingProxyType(
 )
 
 
+@in_default_mode
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """Return the recommended gain of the std for a nonlinearity.
 
@@ -71,6 +73,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     return math.sqrt(squared_gain(nonlinearity, param))
 
 
+@in_default_mode
 def squared_gain(nonlinearity: str, param: float | None = None) -> float:
     """Return the factor of the variance: the square of `calculate_gain`, for ReLU 2 without rounding.
 

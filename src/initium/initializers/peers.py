@@ -16,6 +16,7 @@ from initium.fills.elementwise import UniformFill
 from initium.initializers.basic import Constant, Normal, TruncatedNormal, Uniform
 from initium.initializers.gains import squared_gain
 from initium.initializers.scaling import TRUNCATED_STD, VarianceScaling, glorot_uniform
+from initium.kernels.float_mode import in_default_mode
 from initium.layouts import IN_OUT, Fans, Layout, LayoutLike, lookup
 
 __all__ = [
@@ -185,6 +186,7 @@ _TF_MODES = {"FAN_IN": "fan_in", "FAN_OUT": "fan_out", "FAN_AVG": "fan_avg"}
 _TF_CORRECTION = 1.3
 
 
+@in_default_mode
 def tf_variance_scaling(factor: float = 2.0, mode: str = "FAN_IN", uniform: bool = False) -> VarianceScaling:
     """N(0, 1.3 factor / n) cut at 2 sigmas, or U(+-sqrt(3 factor / n)) if `uniform`.
 
@@ -216,6 +218,7 @@ def tf_xavier(uniform: bool = True) -> VarianceScaling:
 _MXNET_FACTORS = {"in": "fan_in", "out": "fan_out", "avg": "fan_avg"}
 
 
+@in_default_mode
 def mxnet_xavier(
     rnd_type: str = "uniform", factor_type: str = "avg", magnitude: float = 3.0
 ) -> VarianceScaling:
@@ -284,6 +287,7 @@ def torch_linear(layout: LayoutLike = None) -> VarianceScaling:
     return one_over_sqrt_uniform(layout)
 
 
+@in_default_mode
 def torch_bias(fan_in: int) -> Uniform | Constant:
     """U(+-1 / sqrt(fan_in)), with the n_in of the weight; 0 where that is 0.
 

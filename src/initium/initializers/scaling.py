@@ -14,6 +14,7 @@ from initium.checks import check_choice, check_positive
 from initium.fills.base import Fill
 from initium.fills.elementwise import TruncatedNormalFill, UniformFill, normal_fill
 from initium.initializers.gains import squared_gain
+from initium.kernels.float_mode import in_default_mode
 from initium.layouts import Fans, Layout, LayoutLike, lookup
 
 __all__ = [
@@ -108,6 +109,7 @@ class VarianceScaling:
 # --- one-line specialisations -------------------------------------------------------------------------------
 
 
+@in_default_mode
 def glorot_uniform(layout: LayoutLike = None, *, gain: float = 1.0) -> VarianceScaling:
     """U(+-gain sqrt(6 / (fan_in + fan_out))).
 
@@ -117,6 +119,7 @@ def glorot_uniform(layout: LayoutLike = None, *, gain: float = 1.0) -> VarianceS
     return VarianceScaling(check_positive("gain", gain) ** 2, "fan_avg", "uniform", layout)
 
 
+@in_default_mode
 def glorot_normal(layout: LayoutLike = None, *, gain: float = 1.0, truncated: bool = True) -> VarianceScaling:
     """N(0, 2 gain^2 / (fan_in + fan_out)); cut at 2 sigmas with the std corrected, unless not `truncated`.
 

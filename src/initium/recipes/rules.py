@@ -245,7 +245,7 @@ def assign(shapes: Mapping[str, tuple[int, ...]], rules: RulesLike) -> list[Assi
     assignments, used = match(shapes, ordered)
     unused = [rule.label for rule, hit in zip(ordered.rules, used, strict=True) if not (hit or rule.optional)]
     if unused:
-        warnings.warn(f"no tensor is left for the rule {_listed(unused)}", UnusedRuleWarning, stacklevel=4)
+        warnings.warn(f"no tensor is left for the rule {_listed(unused)}", UnusedRuleWarning, stacklevel=5)
     return assignments
 
 

@@ -29,6 +29,7 @@ from initium.initializers.gains import calculate_gain, squared_gain
 from initium.initializers.orthogonal import Orthogonal
 from initium.initializers.scaling import VarianceScaling
 from initium.initializers.sparse import Sparse
+from initium.kernels.float_mode import in_default_mode
 from initium.tensor import initialize
 
 __all__ = [
@@ -235,6 +236,7 @@ def xavier_normal_(
     return _draw(tensor, _xavier("normal", gain, tensor), generator, seed, name)
 
 
+@in_default_mode
 def _xavier(distribution: str, gain: float, tensor: Tensor) -> Initializer:
     if check_finite("gain", gain) < 0:
         raise ValueError(f"gain={gain} is negative; expected a number >= 0")
