@@ -118,7 +118,7 @@ def test_extreme_words_are_what_was_asked_for(dtype):
             assert philox_words(np.array([job.box.start], np.uint64), job.stream, SEED)[0] == word
         else:
             pair = philox_words(
-                2 * np.uint64(job.box.start) + np.arange(2, dtype=np.uint64), job.stream, SEED
+                np.uint64(2 * job.box.start) + np.arange(2, dtype=np.uint64), job.stream, SEED
             )
             assert pair.tolist() == [word & 0xFFFFFFFF, word >> 32]
 

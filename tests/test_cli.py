@@ -1,4 +1,5 @@
 import importlib.util
+import inspect
 import io as textio
 import json
 import os
@@ -61,7 +62,9 @@ def checkpoint(tmp_path):
 
 
 def run(*arguments, code=0):
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    # Before click 8.2 the streams are apart only where this says so.
+    apart = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+    result = CliRunner(**apart).invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == code, (result.output, result.exception)
     if code:
         assert isinstance(result.exception, SystemExit)

@@ -37,9 +37,8 @@ def test_values_are_those_of_the_normal_tensor():
     for dtype in ("float32", "float64", "bfloat16", "float8_e4m3fn"):
         normal = ini.normal((30, 20), 0, 0.5, seed=1, name="w", dtype=dtype)
         kept = draw(Sparse(0.4, 0.5), (30, 20), dtype="float32") != 0
-        assert np.array_equal(
-            draw(Sparse(0.4, 0.5), (30, 20), dtype=dtype), np.where(kept, normal, 0).astype(normal.dtype)
-        )
+        expected = np.where(kept, normal, np.zeros((), normal.dtype))
+        assert np.array_equal(draw(Sparse(0.4, 0.5), (30, 20), dtype=dtype), expected)
 
 
 @pytest.mark.parametrize("initializer", [Sparse(0.3), Sparse(0.8, axis=1), SparseGaussian(5)], ids=str)
