@@ -1,6 +1,16 @@
 """Options of the test run."""
 
+import os
+
 import pytest
+
+#: Each process of ``-n auto`` imports torch, JAX and Keras, about a gigabyte.
+MOST_PROCESSES = 8
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    return min(MOST_PROCESSES, os.cpu_count() or 1)
 
 
 def pytest_addoption(parser):
