@@ -8,12 +8,12 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def outcome(case: ElementTree.Element) -> str:
+def outcome(case: ET.Element) -> str:
     """Return how a test ended."""
     ends = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
     return ends[0] if ends else "passed"
@@ -27,7 +27,7 @@ def commit() -> str:
 
 def report(path: Path) -> dict[str, object]:
     """Return the record of a JUnit report."""
-    suite = next(ElementTree.parse(path).iter("testsuite"))
+    suite = next(ET.parse(path).iter("testsuite"))
     tests = [
         {
             "test": f"{case.get('file')}::{case.get('name')}",
