@@ -199,7 +199,7 @@ def test_thousands_of_rules_for_one_name_each_are_looked_up(monkeypatch):
     rules = [(name, ini.Constant(i)) for i, name in enumerate(names)]
     rules.insert(1500, ("layers.299[0-4].weight", ini.Constant(-1.0)))
     rules.append(("*", ini.Constant(-2.0)))
-    report = ini.init_model({name: (1,) for name in [*names, "other"]}, rules, seed=1)
+    report = ini.init_model(dict.fromkeys([*names, "other"], (1,)), rules, seed=1)
     values = {name: float(array[0]) for name, array in report.weights.items()}
     assert len(matched) == 2  # the globs alone
     early = {f"layers.{i}.weight": -1.0 for i in range(2990, 2995)}

@@ -190,7 +190,7 @@ class KernelCache:
             target.refresh()
             content = load(self._name(signature, target.codegen()))
             return None if content is None else _rebuilt(target, content)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (a cache never stops a call)
             _report("could not load a compiled kernel, and compiles it again", error)
             return None
 
@@ -198,7 +198,7 @@ class KernelCache:
         """Keep a compiled function."""
         try:
             save(self._name(signature, compiled.codegen), _reduced(compiled))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (a cache never stops a call)
             _report("could not keep a compiled kernel, which the next process compiles again", error)
 
     def flush(self) -> None:

@@ -74,7 +74,7 @@ class _Pool:
             with self._lock:
                 executor = self._executor_of(workers)
                 for number in range(workers):
-                    into.append(executor.submit(gate.run, number, work))
+                    into.append(executor.submit(gate.run, number, work))  # noqa: PERF401 (kept if one fails)
             accepted = workers
         except RuntimeError:
             # The system has no more threads, or the interpreter is ending. What was queued before the error
@@ -127,7 +127,7 @@ def settle(others: list[Future[None]]) -> list[Future[None]]:
         try:
             wait(begun)
             break
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (raised below)
             interrupt = error
     if interrupt is not None:
         raise interrupt
