@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import history
 import nvrtc
 
 from initium.kernels import table as T
@@ -32,6 +33,7 @@ def main() -> None:
     }
     table = {"nvrtc": nvrtc.version(), "kernels": kernels}
     FILE.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
+    history.append(FILE.name, table)
     for name, cost in kernels.items():
         print(f"{name:36} {cost['usual']:6.2f} {cost['expected']:6.2f}")
 

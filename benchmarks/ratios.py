@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 import cpuinfo
+import history
 import llvmlite.binding
 import numba
 import numpy as np
@@ -274,10 +275,11 @@ def show(rows: list[Row]) -> None:
 
 
 def save(rows: list[Row], name: str) -> None:
-    """Write the rows, and where they were measured, to a file among the results."""
+    """Write the rows, and where they were measured, to a file among the results and to their history."""
     RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"machine": machine(), "rows": rows}, indent=1)
-    (RESULTS / name).write_text(text + "\n")
+    data = {"machine": machine(), "rows": rows}
+    (RESULTS / name).write_text(json.dumps(data, indent=1) + "\n")
+    history.append(name, data)
 
 
 @click.command()
