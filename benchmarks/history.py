@@ -1,7 +1,7 @@
 """The history of results: each measurement that is kept adds a line to ``results/history.jsonl``.
 
-The other files hold the latest figures, from which the page is made. A line holds the date, initium's version,
-the name of the file, and what was measured. Lines are never changed.
+The other files hold the latest figures, from which the page is made. A line holds the date,
+initium's version, the name of the file, and what was measured. Lines are never changed.
 """
 
 from __future__ import annotations
