@@ -2,7 +2,6 @@ import errno
 import itertools
 import json
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from initium import dtypes
 from initium.io import (
     CheckpointError,
     read_checkpoint,
-    staging,
     write_checkpoint,
     writer,
 )
@@ -338,21 +336,6 @@ def test_an_output_is_replaced_whole_and_only_when_asked(tmp_path, old, new):
     assert first.files
 
 
-def test_the_index_of_an_older_output_goes_first(tmp_path, monkeypatch):
-    write(tmp_path, EVERY_DTYPE, shard_size=300)
-    really = Path.unlink
-
-    def interrupted(path, **options):
-        if path.name.startswith("model-"):
-            raise KeyboardInterrupt
-        really(path, **options)
-
-    monkeypatch.setattr(Path, "unlink", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, EVERY_DTYPE, shard_size=700, overwrite=True)
-    assert not (tmp_path / "model.safetensors.index.json").exists()
-
-
 def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path):
     fill = filler(EVERY_DTYPE)
 
@@ -366,36 +349,11 @@ def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path):
     assert (tmp_path / "w.safetensors").read_text() == "faster"
 
 
-@pytest.mark.parametrize("shard_size", [None, 300])
-def test_two_runs_of_one_output_do_not_mix(tmp_path, shard_size):
-    path = tmp_path / "w.safetensors"
-    fill = filler(EVERY_DTYPE)
-    inner = []
-
-    def fill_after_another_run(pieces):
-        fill(pieces)
-        if not inner:
-            inner.append(write(path, EVERY_DTYPE[:3], shard_size=shard_size))
-
-    with pytest.raises(FileExistsError):
-        write_checkpoint(path, EVERY_DTYPE, fill_after_another_run, metadata={}, shard_size=shard_size)
-    made = [file.name for file in inner[0].files] + ([inner[0].index.name] if inner[0].index else [])
-    assert names(tmp_path) == sorted(made)
-    check(inner[0].files, EVERY_DTYPE[:3])
-
-
-def test_a_temporary_of_another_run_is_neither_renamed_nor_removed(tmp_path):
-    final = tmp_path / "w.safetensors"
-    with pytest.raises(FileExistsError, match="Another run"), staging.Staging() as mine:
-        file = mine.create(final)
-        file.write(b"mine")
-        file.finish()
-        theirs = staging.StagedFile(final)
-        theirs.write(b"them")
-        theirs.close()
-        mine.commit()
-    assert names(tmp_path) == [staging.temporary(final).name]
-    assert staging.temporary(final).read_bytes() == b"them"
+def test_shards_without_an_index_are_left_alone(tmp_path):
+    (tmp_path / "model-00001-of-00002.safetensors").write_text("a download")
+    with pytest.raises(FileExistsError, match="model-00001-of-00002"):
+        write(tmp_path, EVERY_DTYPE)
+    assert names(tmp_path) == ["model-00001-of-00002.safetensors"]
 
 
 # Failures
@@ -438,22 +396,6 @@ def test_a_failing_disk_leaves_nothing(tmp_path, monkeypatch, code, call):
     with pytest.raises(OSError, match="model-0000") as caught:
         write(tmp_path / "out", EVERY_DTYPE, shard_size=300, chunk_bytes=64)
     assert caught.value.errno == code
-    assert names(tmp_path) == []
-
-
-def test_interrupt_while_renaming_leaves_nothing(tmp_path, monkeypatch):
-    really = staging.StagedFile.rename
-    renamed = []
-
-    def interrupted(file):
-        really(file)
-        renamed.append(file)
-        if len(renamed) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(staging.StagedFile, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "out", EVERY_DTYPE, shard_size=300)
     assert names(tmp_path) == []
 
 
@@ -538,92 +480,6 @@ def test_a_header_too_long_for_readers(tmp_path, monkeypatch):
     monkeypatch.setattr("initium.io.safetensors._HEADER_LIMIT", 100)
     with pytest.raises(ValueError, match="choose a smaller shard_size"):
         write(tmp_path / "w.safetensors", EVERY_DTYPE)
-
-
-# Killed runs
-
-_KILLED = """
-    import os, signal, sys
-    from initium.io import staging, write_checkpoint
-    from initium.specs import TensorSpec
-    path, force = sys.argv[1], "-f" in sys.argv
-    shard_size, fills, renames = map(int, sys.argv[2:5])
-    tensors = [TensorSpec(f"t{i}", (100,), "float32") for i in range(10)]
-    def fill(pieces):
-        global fills
-        fills -= 1
-        if fills == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        for piece in pieces:
-            piece.values[:] = 1
-    rename = staging.StagedFile.rename
-    def counting(file):
-        global renames
-        renames -= 1
-        if renames == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        rename(file)
-    staging.StagedFile.rename = counting
-    options = {"shard_size": shard_size or None, "chunk_bytes": 64, "overwrite": force}
-    write_checkpoint(path, tensors, fill, metadata={}, **options)
-"""
-
-
-def run_killed(path, *, shard_size=0, fills=0, renames=0, force=False):
-    arguments = [str(path), str(shard_size), str(fills), str(renames), *(["-f"] if force else [])]
-    process = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(_KILLED), *arguments], capture_output=True
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
-
-
-TEN = tuple(TensorSpec(f"t{i}", (100,), "float32") for i in range(10))
-
-
-@posix
-@pytest.mark.parametrize("when", [{"fills": 1}, {"fills": 20}, {"renames": 1}], ids=str)
-@pytest.mark.parametrize("shard_size", [0, 900])
-def test_a_killed_run_leaves_only_temporaries_and_can_be_repeated(tmp_path, shard_size, when):
-    run_killed(tmp_path / "out", shard_size=shard_size, **when)
-    left = names(tmp_path / "out")
-    assert left
-    assert all(name.startswith("initium-partial-") and name.endswith(".tmp") for name in left)
-    # With shards of another number, which overwrite none of the temporaries.
-    written = write(tmp_path / "out", TEN, shard_size=2000)
-    assert len(names(tmp_path / "out")) == len(written.files) + 1
-    check(written.files, TEN)
-
-
-@posix
-@pytest.mark.parametrize("renames", [2, 5, 6])
-def test_a_run_killed_while_renaming_has_no_index_and_can_be_repeated(tmp_path, renames):
-    run_killed(tmp_path / "out", shard_size=900, renames=renames)
-    left = names(tmp_path / "out")
-    assert sum(name.startswith("model-") for name in left) == renames - 1
-    assert "model.safetensors.index.json" not in left
-    written = write(tmp_path / "out", TEN, shard_size=2000)
-    assert len(names(tmp_path / "out")) == len(written.files) + 1
-    check(written.files, TEN)
-
-
-@posix
-def test_a_killed_overwriting_run_mixes_nothing(tmp_path):
-    write(tmp_path, TEN, shard_size=900)
-    run_killed(tmp_path, shard_size=900, fills=5, force=True)
-    with pytest.raises(FileExistsError):
-        write(tmp_path, TEN, shard_size=900)
-    check(read_checkpoint(tmp_path / "model.safetensors.index.json").files, TEN)  # the old one still stands
-    run_killed(tmp_path, shard_size=900, renames=3, force=True)
-    assert not (tmp_path / "model.safetensors.index.json").exists()
-    check(write(tmp_path, TEN, shard_size=900).files, TEN)
-
-
-@posix
-def test_killing_leaves_shards_of_others_alone(tmp_path):
-    (tmp_path / "model-00001-of-00002.safetensors").write_text("a download")
-    with pytest.raises(FileExistsError, match="model-00001-of-00002"):
-        write(tmp_path, TEN)
-    assert names(tmp_path) == ["model-00001-of-00002.safetensors"]
 
 
 # Reading

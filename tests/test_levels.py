@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: From the top; a folder or file may import what stands below its own line.
 LEVELS = (
+    ("__main__",),
     ("cli",),
     ("torch", "jax", "keras", "plots"),
     ("tensor", "model", "checkpoint"),

@@ -247,9 +247,9 @@ def test_bad_commands(tmp_path, monkeypatch, arguments, message):
 def test_an_interrupted_picture_leaves_nothing(tmp_path, monkeypatch):
     def broken(**_):
         class Broken:
-            def savefig(self, path, dpi):
-                path.write_bytes(b"half")
-                raise OSError(28, "No space left on device", str(path))
+            def savefig(self, file, **_):
+                file.write(b"half")
+                raise OSError(28, "No space left on device")
 
         return Broken()
 

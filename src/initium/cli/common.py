@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import click
 from rich.console import Console
@@ -27,6 +27,16 @@ class _UsageError(click.ClickException):
     exit_code = 2
 
 
+class _Interrupted(click.ClickException):
+    """An interrupt; shells report this status for a command that SIGINT has ended."""
+
+    exit_code = 130
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message."""
+        click.echo(f"\n{self.message}", file=file, err=True)
+
+
 _LONGEST_ERROR = 2000
 
 #: What click 8.2 and later raises to show the help of a group.
@@ -41,6 +51,8 @@ def _one_line_errors() -> Iterator[None]:
         raise
     except (click.exceptions.Exit, click.Abort):
         raise  # both are RuntimeErrors by which click leaves
+    except KeyboardInterrupt as error:
+        raise _Interrupted("Aborted!") from error
     except click.UsageError as error:
         raise _UsageError(_one_line(error.format_message())) from error
     except OSError as error:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -12,11 +16,18 @@ from initium.checks import check_seed
 from initium.cli import options
 from initium.cli.common import count, human, planned, printable, show_left_out
 from initium.cli.options import checked
+from initium.cli.report import work_is_done
 from initium.memory.devices import check_device
 from initium.models.architecture import Architecture
 from initium.recipes.recipe import Recipe
 
 __all__ = ["init"]
+
+
+def _output(path: str) -> Path:
+    if not path:
+        raise ValueError("'' is no name; expected a .safetensors file or a folder")
+    return Path(path)
 
 
 @click.command(short_help="Write initialised weights.")
@@ -25,7 +36,8 @@ __all__ = ["init"]
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    metavar="PATH",
+    callback=checked(_output),
     help="A .safetensors file, or a folder that gets model.safetensors or shards, and config.json.",
 )
 @options.recipe
@@ -64,18 +76,31 @@ def init(
     an orthogonal weight that is larger than a buffer takes about three times its size in float32.
     """
     plan = planned(model, recipe, dtype)
-    made = run_checkpoint(
-        plan,
-        output,
-        seed=seed,
-        device=device,
-        threads=threads,
-        shard_size=shard_size,
-        overwrite=overwrite,
-        progress=Console(stderr=True).is_terminal,
-    )
-    _show_written(made)
-    show_left_out(plan)
+    with _warnings_in_one_line():
+        made = run_checkpoint(
+            plan,
+            output,
+            seed=seed,
+            device=device,
+            threads=threads,
+            shard_size=shard_size,
+            overwrite=overwrite,
+            progress=Console(stderr=True).is_terminal,
+        )
+    with work_is_done():
+        _show_written(made)
+        show_left_out(plan)
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    def show(message: Warning | str, *_: Any) -> None:
+        with work_is_done():
+            click.echo(f"Warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _show_written(made: InitialisedCheckpoint) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-import tempfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,17 @@ from initium import io
 from initium.checks import check_seed
 from initium.cli import options
 from initium.cli.options import checked
+from initium.cli.report import work_is_done
 
 __all__ = ["plot"]
 
 
 def _save(figure: Any, output: Path) -> None:
-    """Write a figure under a temporary name, and give it its own when it is whole."""
-    with tempfile.NamedTemporaryFile(dir=output.parent, suffix=output.suffix, delete=False) as file:
-        unfinished = Path(file.name)
-    try:
-        figure.savefig(unfinished, dpi=150)
-        unfinished.replace(output)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    click.echo(f"{output}", err=True)
+    picture = BytesIO()
+    figure.savefig(picture, format=output.suffix[1:].lower(), dpi=150)
+    io.replace_file(output, picture.getvalue())
+    with work_is_done():
+        click.echo(f"{output}", err=True)
 
 
 @click.group("plot", short_help="Draw pictures of initializers and of weights.")
@@ -95,4 +92,5 @@ def plot_layers_command(checkpoint: str, match: str, limit: int, output: Path) -
         weights = {name: file.get_tensor(name) for name in names[:limit]}
     _save(plots.plot_histograms(weights), output)
     if len(names) > limit:
-        click.echo(f"{limit} of {len(names)} tensors; see --match and --limit", err=True)
+        with work_is_done():
+            click.echo(f"{limit} of {len(names)} tensors; see --match and --limit", err=True)

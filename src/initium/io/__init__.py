@@ -1,6 +1,7 @@
 """Checkpoints on disk: the shapes in an existing one are read, a new one is written as it is filled."""
 
 from initium.io.safetensors import Checkpoint, CheckpointError, read_checkpoint
+from initium.io.staging import replace_file
 from initium.io.writer import CHUNK_BYTES, SHARD_SIZE, Piece, Written, is_folder, write_checkpoint
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "Written",
     "is_folder",
     "read_checkpoint",
+    "replace_file",
     "write_checkpoint",
 ]

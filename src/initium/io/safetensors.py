@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from initium import dtypes
+from initium.io.places import is_plain_name
 from initium.specs import TensorSpec
 
 __all__ = [
@@ -112,6 +113,7 @@ def _read_file(path: Path) -> tuple[dict[str, _Entry], dict[str, str]]:
         raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
     if not path.is_file():
         raise CheckpointError(f"{path}: not a file; expected a safetensors file")
+    path.open("rb").close()  # the library reports a file that may not be read as one that is missing
     try:
         with safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.offset_keys()}
@@ -148,15 +150,10 @@ def _read_index(path: Path) -> dict[Path, list[str]]:
         raise CheckpointError(f"{path}: no weight_map; expected an object of tensor names and file names")
     shards: dict[Path, list[str]] = {}
     for name, file in sorted(weight_map.items(), key=lambda entry: str(entry[1])):
-        if not _is_plain_name(file):
+        if not is_plain_name(file):
             raise CheckpointError(f"{path}: weight_map[{name!r}]={file!r} is no name of a file beside it")
         shards.setdefault(path.with_name(file), []).append(name)
     return shards
-
-
-def _is_plain_name(file: Any) -> bool:
-    # A name with a folder in it could reach any file of the machine.
-    return isinstance(file, str) and file not in ("", ".", "..") and not {"/", "\\", "\0"} & set(file)
 
 
 class Extent(NamedTuple):

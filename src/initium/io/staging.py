@@ -1,170 +1,156 @@
-"""Files that appear together: written under temporary names, renamed when all of them are whole."""
+"""The files of one output, which readers see when all of them are whole."""
 
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["BLOCK", "PREFIX", "TEMPORARY_SUFFIX", "StagedFile", "Staging", "temporary"]
+from initium.io.interrupts import deferred
+from initium.io.lock import Lock
+from initium.io.places import Places, check_replaceable, stamp_of, stamp_of_file, sync_folder
+from initium.io.staged_file import StagedFile
+from initium.io.switch import Switch, is_pending, new_output_is_whole, recover
 
-#: What the name of every temporary file begins with.
-PREFIX = "initium-partial-"
-#: What it ends in, so that no loader takes it for weights.
-TEMPORARY_SUFFIX = ".tmp"
-
-#: Direct writes begin and end, in memory and in the file, at multiples of this.
-BLOCK = 4096
-
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-
-
-def temporary(final: Path) -> Path:
-    """Return the temporary name of `final`, in the same folder."""
-    return final.with_name(f"{PREFIX}{final.name}{TEMPORARY_SUFFIX}")
-
-
-class StagedFile:
-    """A file under its temporary name.
-
-    Parameters
-    ----------
-    final
-        The name it gets in the end.
-    direct
-        Go past the page cache, where the file system can. Each write, but for the last, must then be of
-        memory that begins at a multiple of `BLOCK` and is a multiple of it long.
-
-    Notes
-    -----
-    Why direct: on a machine of two cores with a virtual disk, 16 GB took 16 s so, as `dd` does with
-    ``oflag=direct``, and 40 to 56 s through the page cache, whose copies take a core from the samplers and
-    which throttles its writers.
-    """
-
-    def __init__(self, final: Path, *, direct: bool = False):
-        self.final = final
-        self.temporary = temporary(final)
-        self.temporary.unlink(missing_ok=True)  # of a run that was killed
-        self._descriptor = os.open(self.temporary, _FLAGS, 0o666)
-        self._direct = direct and _set_direct(self._descriptor, True)
-        self._identity: tuple[int, ...] = ()  # known once closed
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Append `data`."""
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[self._write_some(rest) :]
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.final)) from error
-
-    def _write_some(self, data: memoryview) -> int:
-        blocks = len(data) - len(data) % BLOCK
-        if self._direct and not blocks:
-            self._direct = _set_direct(self._descriptor, False)
-        if not self._direct:
-            return os.write(self._descriptor, data)
-        try:
-            return os.write(self._descriptor, data[:blocks])
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            self._direct = _set_direct(self._descriptor, False)  # after a short write, or larger blocks
-            return 0
-
-    def finish(self) -> None:
-        """Wait until the data is on the disk, and close."""
-        try:
-            os.fsync(self._descriptor)
-        except OSError as error:  # where writes are cached, a full or broken disk shows only here
-            raise OSError(error.errno, error.strerror, str(self.final)) from error
-        self.close()
-
-    def close(self) -> None:
-        """Close; harmless when closed."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            self._identity = _identity(os.fstat(descriptor))
-            os.close(descriptor)
-
-    def rename(self) -> None:
-        """Give the file its final name."""
-        if not self._is_at(self.temporary):
-            raise FileExistsError(errno.EEXIST, "Another run is writing the same output", str(self.final))
-        self.temporary.replace(self.final)
-
-    def discard(self) -> None:
-        """Remove the file, under whichever name it has; files of other runs are left alone."""
-        self.close()
-        for path in (self.temporary, self.final):
-            if self._is_at(path):
-                path.unlink()
-
-    def _is_at(self, path: Path) -> bool:
-        try:
-            return _identity(path.lstat()) == self._identity
-        except FileNotFoundError:
-            return False
-
-
-def _set_direct(descriptor: int, on: bool) -> bool:
-    """Switch direct writing on or off; return whether it is on."""
-    if not hasattr(os, "O_DIRECT"):
-        return False
-    import fcntl
-
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if on else flags & ~os.O_DIRECT)
-    except OSError as error:
-        if on and error.errno == errno.EINVAL:  # the file system knows no direct writes
-            return False
-        raise
-    return on
-
-
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    # Inode numbers are used again at once; size and time tell another run's file from this one's.
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+__all__ = ["Staging", "replace_file"]
 
 
 class Staging:
     """The files of one output.
 
-    A context manager: unless `commit` came to its end, leaving it removes all files it made. A killed
-    process leaves temporary files only, or, when killed within `commit`, the last file as a temporary.
+    A context manager. Entering it locks the output, completes or undoes what an interrupted run had
+    begun, and removes what that left over. Leaving it removes all files that were not committed.
+
+    At every moment readers find the whole older output, the whole new one, or no file that makes files
+    look whole. That holds after an error, an interrupt, a kill or a loss of power too. Where the process
+    can go on it ends with one of the two outputs whole; else the next `Staging` of the same output does.
+
+    Parameters
+    ----------
+    folder
+        Of the output.
+    stem
+        What tells outputs in one folder apart.
+    output
+        What errors call it.
+
+    Raises
+    ------
+    FileExistsError
+        On entering, if another run has locked the output, or if an interrupted one can neither be
+        completed nor undone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, stem: str, output: Path) -> None:
+        self.places, self._output = Places(folder, stem), output
+        self._lock: Lock | None = None
         self._files: list[StagedFile] = []
-        self._committed = False
-
-    def create(self, final: Path, *, direct: bool = False) -> StagedFile:
-        """Open the temporary file that will become `final`; see `StagedFile`."""
-        self._files.append(StagedFile(final, direct=direct))
-        return self._files[-1]
-
-    def commit(self, obsolete: Iterable[Path] = ()) -> None:
-        """Remove the `obsolete` files, then rename all files in the order of their creation.
-
-        So at no time do old and new files stand side by side with a last file that names them.
-        """
-        for path in obsolete:
-            path.unlink(missing_ok=True)
-        for file in self._files:
-            file.rename()
-        self._committed = True
 
     def __enter__(self) -> Self:
+        try:
+            with deferred():  # or a lock could be held that nobody knows
+                self._lock = Lock(self.places.partial, self._output)
+                recover(self.places)
+                self._remove_new_files()
+        except BaseException:
+            self._release()
+            raise
         return self
+
+    def create(self, name: str, *, direct: bool = False) -> StagedFile:
+        """Open the file that will get `name`; see `StagedFile`."""
+        self._files.append(StagedFile(self.places.new(name), self.places.final(name), direct=direct))
+        return self._files[-1]
+
+    def commit(self, names: Sequence[str], *, old: Collection[str] = (), keys: Collection[str] = ()) -> None:
+        """Let new files take the places of old ones.
+
+        One new file in the place of at most one old file of the same name takes one rename. For others
+        see `switch`. Signals that end a run wait meanwhile. If it fails, the old files stand; only after
+        the last new one has its name do the new ones stay, though the disk may not hold them for good.
+
+        Parameters
+        ----------
+        names
+            Of the new files; readers take an output for whole when they find the last one.
+        old
+            Names of the old files.
+        keys
+            Names of files by which readers take an output for whole.
+        """
+        with deferred():
+            if not self._is_mine():
+                text = "Was removed or replaced while this run wrote into it"
+                raise FileNotFoundError(errno.ENOENT, text, str(self.places.folder))
+            if len(names) == 1 and set(old) <= set(names):
+                self._replace(names[0])
+            else:
+                self._switch(names, old, keys)
+
+    def _replace(self, name: str) -> None:
+        self.places.new(name).replace(self.places.final(name))
+        with new_output_is_whole():
+            sync_folder(self.places.folder)
+
+    def _switch(self, names: Sequence[str], old: Collection[str], keys: Collection[str]) -> None:
+        at = self.places
+        new = {name: stamp_of_file(at.new(name)) for name in names}
+        replaced = {name: stamp for name in old if (stamp := stamp_of(at.final(name)))}
+        switch = Switch(at, new, replaced, [*keys])
+        if strange := switch.strangers():
+            raise FileExistsError(errno.EEXIST, "Exists already", str(self.places.final(strange[0])))
+        switch.run()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._committed:
-            for file in self._files:
-                file.discard()
+        with deferred():
+            try:
+                self._discard()
+            except OSError as second:
+                text = f"{self.places.partial}: {second.strerror}; the next run of this output removes it"
+                if error is None:
+                    warnings.warn(text, RuntimeWarning, stacklevel=2)
+            finally:
+                self._release()
+
+    def _is_mine(self) -> bool:
+        return self._lock is not None and self._lock.is_current()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _discard(self) -> None:
+        for file in self._files:
+            file.close()
+        # If the folder is another run's by now, or a switch is half done, the files are needed.
+        if self._is_mine() and not is_pending(self.places):
+            self._remove_new_files()
+
+    def _remove_new_files(self) -> None:
+        for entry in self.places.partial.iterdir():
+            if self.places.is_new(entry):
+                entry.unlink()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that readers see when it is whole, in the place of an older one.
+
+    Raises
+    ------
+    FileExistsError
+        If something else than a regular file or a link stands there, or another run is writing the file.
+    OSError
+        If it cannot be written; an older file stands then.
+    """
+    check_replaceable(path)
+    path.parent.stat()  # it is not made
+    with Staging(path.parent, path.name, path) as staging:
+        file = staging.create(path.name)
+        file.write(content)
+        file.finish()
+        staging.commit([path.name])

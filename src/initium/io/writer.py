@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from initium import dtypes
 from initium.checks import check_count
+from initium.io.places import Places, check_replaceable, is_plain_name, stamp_of, sync_folder
 from initium.io.safetensors import (
     INDEX_SUFFIX,
     SUFFIX,
@@ -28,7 +29,8 @@ from initium.io.safetensors import (
     layout_file,
     split_into_shards,
 )
-from initium.io.staging import BLOCK, PREFIX, TEMPORARY_SUFFIX, StagedFile, Staging, temporary
+from initium.io.staged_file import BLOCK, StagedFile
+from initium.io.staging import Staging
 from initium.specs import TensorSpec
 
 __all__ = ["CHUNK_BYTES", "SHARD_SIZE", "Piece", "Written", "is_folder", "write_checkpoint"]
@@ -142,39 +144,36 @@ def write_checkpoint(
     _check_texts("metadata", metadata)
     _check_texts("companions", companions or {})
 
-    target = _target_of(Path(path))
-    if companions and not target.is_folder:
-        raise ValueError(f"companions={sorted(companions)} belong into a folder; {path} is a file")
+    target = _target_of(path)
+    small = {name: text.encode() for name, text in (companions or {}).items()}
+    _check_companions(small, target)
     if target.is_folder and shard_size is None:
         shard_size = SHARD_SIZE
     layouts = _layouts(target.stem, tensors, metadata, shard_size)
     total = sum(layout.nbytes for layout in layouts)
-    small = {target.folder / name: text.encode() for name, text in (companions or {}).items()}
+    weights = [layout.name for layout in layouts] + ([target.index] if len(layouts) > 1 else [])
 
     with _made(target.folder):
-        leftovers = _survey(target, small, overwrite).leftovers
-        for file in leftovers:
-            file.unlink()
-        _check_space(target.folder, total)
-        with Staging() as staging:
-            for file, content in small.items():
-                _write_small(staging, file, content)
-            _stream(layouts, target.folder, tensors, fill, staging, chunk_bytes, progress)
+        _refuse_early(target, weights, small, overwrite)
+        with Staging(target.folder, target.stem, target.output) as staging:
+            _survey(target, weights, small, overwrite)
+            _check_space(target.folder, total)
+            for name, content in small.items():
+                _write_small(staging, name, content)
+            _stream(layouts, tensors, fill, staging, chunk_bytes, progress)
             if len(layouts) > 1:
-                # It is the last file and stands as a temporary just while the others get their names:
-                # so `_survey` knows a run that was killed then.
                 _write_small(staging, target.index, index_text(layouts, tensors, metadata).encode())
-            # Once more, for hours may have passed. One file replaces one file in one step.
-            older = _survey(target, small, overwrite).weights
-            replaced = {target.folder / layouts[0].name} if len(layouts) == 1 else set()
-            staging.commit(obsolete=[file for file in older if file not in replaced])
+            # Once more, for hours may have passed.
+            found = _survey(target, weights, small, overwrite)
+            new = [name for name in small if name not in found.same] + weights
+            staging.commit(new, old=found.old, keys=target.keys)
     files = tuple(target.folder / layout.name for layout in layouts)
-    return Written(files, target.index if len(layouts) > 1 else None, total)
+    return Written(files, target.folder / target.index if len(layouts) > 1 else None, total)
 
 
 def is_folder(path: str | Path) -> bool:
     """Tell whether `write_checkpoint` takes a path for a folder, rather than for a file."""
-    return _target_of(Path(path)).is_folder
+    return _target_of(path).is_folder
 
 
 def _check_tensors(tensors: Sequence[TensorSpec]) -> None:
@@ -195,26 +194,49 @@ def _check_texts(argument: str, texts: Mapping[str, str]) -> None:
             raise TypeError(f"{argument}[{key!r}]={value!r}; expected a string under a string")
 
 
+def _check_companions(small: Mapping[str, bytes], target: _Target) -> None:
+    if small and not target.is_folder:
+        raise ValueError(f"companions={sorted(small)} belong into a folder; {target.output} is a file")
+    for name in small:
+        if not is_plain_name(name) or re.fullmatch(target.pattern, name):
+            raise ValueError(f"companions: {name!r} is no name of a file beside the weights")
+
+
 @dataclass(frozen=True)
 class _Target:
     """Where an output goes: its folder, and what the names of its files begin with."""
 
+    output: Path
     folder: Path
     stem: str
     is_folder: bool
 
     @property
-    def index(self) -> Path:
-        return self.folder / f"{self.stem}{INDEX_SUFFIX}"
+    def index(self) -> str:
+        return f"{self.stem}{INDEX_SUFFIX}"
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """Names by which loaders find the weights; the second one wins where both are there."""
+        return self.index, f"{self.stem}{SUFFIX}"
+
+    @property
+    def pattern(self) -> str:
+        """What the names of all weights match, with any number of shards."""
+        shard = re.escape(self.stem) + r"-\d{5,}-of-\d{5,}" + re.escape(SUFFIX)
+        return "|".join([shard, *map(re.escape, self.keys)])
 
 
-def _target_of(path: Path) -> _Target:
+def _target_of(given: str | Path) -> _Target:
+    if not str(given):
+        raise ValueError("path is empty; expected a file or a folder")
+    path = Path(given)
     if path.name.endswith(SUFFIX) and not path.is_dir():
-        return _Target(path.parent, path.name.removesuffix(SUFFIX), is_folder=False)
-    if path.exists() and not path.is_dir():
+        return _Target(path, path.parent, path.name.removesuffix(SUFFIX), is_folder=False)
+    if stamp_of(path) is not None and not path.is_dir():  # a link to nothing, too
         expected = f"Not a folder; expected a folder or a name that ends in {SUFFIX}"
         raise FileExistsError(errno.EEXIST, expected, str(path))
-    return _Target(path, _FOLDER_STEM, is_folder=True)
+    return _Target(path, path, _FOLDER_STEM, is_folder=True)
 
 
 def _layouts(
@@ -235,37 +257,53 @@ def _made(folder: Path) -> Iterator[None]:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
+        for path in missing:
+            sync_folder(path.parent)
         yield
     except BaseException:
-        with suppress(OSError):  # not empty: somebody else's files
-            for path in missing:
+        for path in missing:
+            with suppress(OSError):  # not empty: somebody else's files
                 path.rmdir()
         raise
 
 
 class _Found(NamedTuple):
-    """Files in the output's folder: an older output, its index first, and what killed runs left."""
+    """Names of files of an older output, and of companions that are what they shall be."""
 
-    weights: list[Path]
-    leftovers: list[Path]
+    old: list[str]
+    same: list[str]
 
 
-def _survey(target: _Target, small: Mapping[Path, bytes], overwrite: bool) -> _Found:
+def _survey(target: _Target, weights: Sequence[str], small: Mapping[str, bytes], overwrite: bool) -> _Found:
     """Find what is there already, and refuse to go on if that must not be overwritten."""
-    shard = re.escape(target.stem) + r"-\d{5,}-of-\d{5,}" + re.escape(SUFFIX)
-    own = f"{shard}|{re.escape(target.stem + SUFFIX)}|{re.escape(target.index.name)}"
-    partial = f"{re.escape(PREFIX)}({own}){re.escape(TEMPORARY_SUFFIX)}"
-    entries = sorted(target.folder.iterdir())
-    weights = [entry for entry in entries if re.fullmatch(own, entry.name)]
-    leftovers = [entry for entry in entries if re.fullmatch(partial, entry.name)]
-    if temporary(target.index) in leftovers and target.index not in weights:
-        # Killed while it renamed shards: those that have their names belong to no whole output.
-        leftovers += [file for file in weights if re.fullmatch(shard, file.name)]
-        weights = [file for file in weights if file not in leftovers]
-    changed = [file for file, content in small.items() if file.exists() and file.read_bytes() != content]
-    if (weights or changed) and not overwrite:
-        raise FileExistsError(errno.EEXIST, "Exists already", str((weights + changed)[0]))
-    return _Found(sorted(weights, key=lambda file: file != target.index), leftovers)
+    folder = target.folder
+    there = sorted(entry.name for entry in folder.iterdir() if re.fullmatch(target.pattern, entry.name))
+    # Where case does not count, the same file may have another name.
+    there += [name for name in weights if name not in there and stamp_of(folder / name) is not None]
+    there.sort(key=lambda name: name not in target.keys)
+    same = [name for name, content in small.items() if _holds(folder / name, content)]
+    there += [name for name in small if name not in same and stamp_of(folder / name) is not None]
+    for name in there:
+        check_replaceable(folder / name)
+    if there and not overwrite:
+        raise FileExistsError(errno.EEXIST, "Exists already", str(folder / there[0]))
+    return _Found(there, same)
+
+
+def _refuse_early(
+    target: _Target, weights: Sequence[str], small: Mapping[str, bytes], overwrite: bool
+) -> None:
+    """Refuse before anything is touched, unless an older run left something that may have to be completed."""
+    places = Places(target.folder, target.stem)
+    if stamp_of(places.partial) is None and stamp_of(places.kept) is None:
+        _survey(target, weights, small, overwrite)
+
+
+def _holds(file: Path, content: bytes) -> bool:
+    try:
+        return file.is_file() and file.stat().st_size == len(content) and file.read_bytes() == content
+    except PermissionError:  # it may be replaced all the same
+        return False
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -275,8 +313,8 @@ def _check_space(folder: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, message, str(folder))
 
 
-def _write_small(staging: Staging, final: Path, content: bytes) -> None:
-    file = staging.create(final)
+def _write_small(staging: Staging, name: str, content: bytes) -> None:
+    file = staging.create(name)
     file.write(content)
     file.finish()
 
@@ -292,7 +330,6 @@ class _Chunk(NamedTuple):
 
 def _stream(
     layouts: Sequence[FileLayout],
-    folder: Path,
     tensors: Sequence[TensorSpec],
     fill: Callable[[list[Piece]], object],
     staging: Staging,
@@ -305,7 +342,7 @@ def _stream(
     written: Future[int] | None = None
     done, total = 0, sum(layout.nbytes for layout in layouts)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="initium-writer") as writer:
-        for chunk in itertools.chain(_chunks(layouts, folder, tensors, staging, buffers), [None]):
+        for chunk in itertools.chain(_chunks(layouts, tensors, staging, buffers), [None]):
             if chunk is not None and chunk.pieces:
                 fill(chunk.pieces)
             if written is not None:
@@ -331,7 +368,6 @@ def _write(chunk: _Chunk) -> int:
 
 def _chunks(
     layouts: Sequence[FileLayout],
-    folder: Path,
     tensors: Sequence[TensorSpec],
     staging: Staging,
     buffers: Sequence[npt.NDArray[np.uint8]],
@@ -340,7 +376,7 @@ def _chunks(
     turn = itertools.cycle(buffers)
     step = buffers[0].nbytes
     for layout in layouts:
-        file = staging.create(folder / layout.name, direct=True)
+        file = staging.create(layout.name, direct=True)
         first = 0  # the first tensor that reaches into the chunk
         for begin in range(0, layout.nbytes, step):
             end = min(begin + step, layout.nbytes)

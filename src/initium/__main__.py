@@ -1,0 +1,40 @@
+"""The command ``initium``, or ``python -m initium``: an interrupt ends it at once, without a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+__all__ = ["main"]
+
+#: What shells report for a command that SIGINT has ended.
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line."""
+    # Before a command runs and after it there is nothing to clear up; imports take a third of a second.
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
+        signal.signal(signal.SIGINT, _end)
+    from initium.cli.main import main as commands
+
+    try:
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        commands()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    finally:
+        if interruptible:
+            signal.signal(signal.SIGINT, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os._exit(_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

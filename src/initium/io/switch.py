@@ -1,0 +1,253 @@
+"""From an old output to a new one of several files, so that readers never take a mixture for whole.
+
+What makes files look whole is a *key* among them: the index of shards, or the one file that needs none.
+The steps, each of which renames files within one folder:
+
+1. The journal is written, when all new files are on the disk.
+2. The old keys are put aside, then the other old files: nothing looks whole.
+3. The new files take their places, the new key last: the new output is whole.
+4. The journal gets the name that says so, and the old files are removed.
+
+Where each file stands tells how far a run came: another one can go on from any step, forward or back.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+from initium.io.interrupts import deferred
+from initium.io.places import Places, Stamp, is_plain_name, stamp_of, sync_folder
+from initium.io.staged_file import StagedFile
+
+__all__ = ["Switch", "is_pending", "new_output_is_whole", "recover"]
+
+_JOURNAL = "switch.json"
+_DONE = "done.json"
+_UNFINISHED = "switch.json.tmp"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Switch:
+    """The switch of one output, as the journal tells it.
+
+    Attributes
+    ----------
+    places
+        Of the output.
+    new
+        Stamps of the new files by name; the key is the last one.
+    old
+        Stamps of the old files by name; new files may have the same names.
+    keys
+        Names of files that make an output look whole.
+    """
+
+    places: Places
+    new: Mapping[str, Stamp]
+    old: Mapping[str, Stamp]
+    keys: Sequence[str]
+
+    # --- deciding -------------------------------------------------------------------------------------------
+
+    def can_go_forward(self) -> bool:
+        """Tell whether all new files are at hand."""
+        waiting = self.places.new
+        return all(stamp_of(waiting(name)) == self.new[name] or self._is_new(name) for name in self.new)
+
+    def can_go_back(self) -> bool:
+        """Tell whether all old files are at hand."""
+        kept = self.places.old
+        return all(stamp_of(kept(name)) == self.old[name] or self._is_old(name) for name in self.old)
+
+    def strangers(self) -> list[str]:
+        """Return names at which a file stands that is neither the old nor the new one."""
+        return [name for name in {**self.new, **self.old} if self._standing(name) == "other"]
+
+    def _standing(self, name: str) -> Literal["new", "old", "other"] | None:
+        """Tell which file has a name, if any does."""
+        final = stamp_of(self.places.final(name))
+        if final is None:
+            return None
+        if final == self.new.get(name) and stamp_of(self.places.new(name)) is None:
+            return "new"
+        if final == self.old.get(name) and stamp_of(self.places.old(name)) is None:
+            return "old"
+        return "other"
+
+    def _is_new(self, name: str) -> bool:
+        return self._standing(name) == "new"
+
+    def _is_old(self, name: str) -> bool:
+        return self._standing(name) == "old"
+
+    # --- moving ---------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Go forward, or back where a step fails before the new output is whole."""
+        try:
+            self._write_journal()
+            self._go_forward()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        try:
+            self._close(_DONE)
+        except OSError as error:
+            text = f"{self.places.kept}: {error.strerror}; the next run of this output removes it"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def back(self) -> None:
+        """Put every file back to where it was before the switch."""
+        for name in reversed([*self.new]):
+            if self._is_new(name):
+                self.places.final(name).replace(self.places.new(name))
+        sync_folder(self.places.folder)
+        keys, others = self._old_keys_and_others()
+        for names in (others, reversed(keys)):
+            for name in names:
+                if stamp_of(self.places.old(name)) is not None:
+                    self.places.old(name).replace(self.places.final(name))
+            sync_folder(self.places.folder)
+        self._close(None)
+
+    def _go_forward(self) -> None:
+        *others, key = self.new
+        for names in self._old_keys_and_others():
+            for name in names:
+                if self._is_old(name):
+                    self.places.final(name).replace(self.places.old(name))
+            sync_folder(self.places.folder)
+        for names in (others, [key]):
+            for name in names:
+                if not self._is_new(name):
+                    self.places.new(name).replace(self.places.final(name))
+            sync_folder(self.places.folder)
+
+    def _old_keys_and_others(self) -> tuple[list[str], list[str]]:
+        keys = [name for name in self.keys if name in self.old]
+        return keys, [name for name in self.old if name not in keys]
+
+    def _give_up(self, error: BaseException) -> None:
+        """Go back, unless the new output is whole: that is not taken away again."""
+        try:
+            if not self._is_new(list(self.new)[-1]):
+                self.back()
+                return
+        except OSError as second:
+            text = f"{second.strerror}; the next run of this output completes or undoes this one"
+            raise OSError(second.errno, text, second.filename) from error
+        with new_output_is_whole():
+            raise error
+
+    # --- the journal ----------------------------------------------------------------------------------------
+
+    def _write_journal(self) -> None:
+        at = self.places
+        at.kept.mkdir(exist_ok=True)
+        said = {"version": _VERSION, "new": self.new, "old": self.old, "keys": self.keys}
+        journal = StagedFile(at.kept / _UNFINISHED, at.kept / _JOURNAL)
+        try:
+            journal.write(json.dumps(said, indent=1).encode())
+            journal.finish()
+        finally:
+            journal.close()
+        journal.path.replace(journal.final)
+        for folder in (at.kept, at.partial, at.folder):
+            sync_folder(folder)
+
+    def _close(self, last_name: str | None) -> None:
+        """Say in the journal that all is done, or remove it where all is as it was; then clear up."""
+        journal = self.places.kept / _JOURNAL
+        if last_name is None:
+            journal.unlink(missing_ok=True)
+        else:
+            journal.replace(self.places.kept / last_name)
+        sync_folder(self.places.kept)
+        _clear(self.places)
+
+
+@contextmanager
+def new_output_is_whole() -> Iterator[None]:
+    """Tell so in an error; it is not taken away, but may not outlive a loss of power."""
+    try:
+        yield
+    except OSError as error:
+        text = f"{error.strerror}; the new output is whole, but the disk may not hold it for good"
+        raise OSError(error.errno, text, error.filename) from error
+
+
+def is_pending(places: Places) -> bool:
+    """Tell whether a switch has begun that has neither been completed nor undone."""
+    return stamp_of(places.kept / _JOURNAL) is not None
+
+
+def recover(places: Places) -> None:
+    """Complete the switch of a run that was stopped in it, or undo it where that cannot be.
+
+    Raises
+    ------
+    FileExistsError
+        If neither can be, as somebody has removed or added files since; nothing is touched then.
+
+    Warns
+    -----
+    RuntimeWarning
+        If it did one of these.
+    """
+    if stamp_of(places.kept) is None:
+        return
+    with deferred():
+        if not is_pending(places):
+            if stamp_of(places.kept / _DONE) is None and any(map(places.is_old, places.kept.iterdir())):
+                _refuse(places, f"there is no {_JOURNAL} any more")
+            _clear(places)
+            return
+        switch = _read_journal(places)
+        if strange := switch.strangers():
+            _refuse(places, f"{strange[0]} has come since, which is none of its files")
+        if switch.can_go_forward():
+            switch.run()
+            done = "completed: its output has taken the place of the older one"
+        elif switch.can_go_back():
+            switch.back()
+            done = "undone: its files had been removed, and the older ones are in their places again"
+        else:
+            _refuse(places, "files of both the older and the newer output have been removed since")
+        text = f"{places.folder}: an interrupted run of {places.stem!r} has been {done}"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def _refuse(places: Places, why: str) -> NoReturn:
+    text = f"An interrupted run left this, but {why}; move it away to go on"
+    raise FileExistsError(errno.EEXIST, text, str(places.kept))
+
+
+def _read_journal(places: Places) -> Switch:
+    try:
+        said = json.loads((places.kept / _JOURNAL).read_bytes())
+        new, old = ({name: Stamp(*stamp) for name, stamp in said[key].items()} for key in ("new", "old"))
+        switch, version = Switch(places, new, old, said["keys"]), said["version"]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        version = None
+    if version != _VERSION:
+        _refuse(places, f"its {_JOURNAL} is not of this version of initium")
+    if not all(map(is_plain_name, [*switch.new, *switch.old, *switch.keys])):
+        _refuse(places, f"its {_JOURNAL} names files of other folders")
+    return switch
+
+
+def _clear(places: Places) -> None:
+    """Remove old files, then the journal, then the folder; what others have put there stays."""
+    entries = list(places.kept.iterdir())
+    for entry in sorted(entries, key=places.is_old, reverse=True):
+        if places.is_old(entry) or entry.name in (_UNFINISHED, _DONE):
+            entry.unlink()
+    with suppress(OSError):
+        places.kept.rmdir()
