@@ -164,6 +164,10 @@ def init_checkpoint(
     Memory stays at two buffers of 16 MiB, whatever the size of the model, and one matrix where an orthogonal
     weight is larger than a buffer.
 
+    At every moment a reader finds the whole older output, the whole new one, or nothing that looks whole. An
+    error or an interrupt leaves the older one; after a kill the next run of the same output completes or
+    undoes the switch from one to the other. `initium.io.write_checkpoint` states this in full.
+
     Parameters
     ----------
     model, recipe, dtype
@@ -180,7 +184,7 @@ def init_checkpoint(
     shard_size
         Largest number of bytes of a file; by default 5 GB in a folder, else no limit.
     overwrite
-        Replace an existing output, all its shards included.
+        Replace an existing output, all its shards included. A link is replaced, not what it leads to.
     progress
         True for a progress bar (extra ``cli``), or a function that is called with (bytes written, bytes in
         all).
@@ -193,7 +197,8 @@ def init_checkpoint(
     Raises
     ------
     FileExistsError
-        If there is an output already, or another run is writing it.
+        If there is an output already, another run is writing it, something that is no regular file stands
+        in its place, or an interrupted run left files that can neither be completed nor undone.
     TypeError, ValueError
         For bad arguments, before anything is written.
     OSError
@@ -203,6 +208,8 @@ def init_checkpoint(
     -----
     UnusedRuleWarning
         If a rule of a recipe file matches nothing.
+    RuntimeWarning
+        If an interrupted run was completed or undone; see `initium.io.write_checkpoint`.
 
     Examples
     --------

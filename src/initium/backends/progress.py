@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 __all__ = ["Report", "Reported", "reporter"]
@@ -38,8 +38,12 @@ def reporter(progress: Reported, label: str, *, in_bytes: bool = False) -> Itera
 
     counts = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if in_bytes else (rich.TaskProgressColumn(),)
     columns = (rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), *counts)
-    with rich.Progress(
-        *columns, rich.TimeRemainingColumn(), console=Console(stderr=True), transient=in_bytes
-    ) as bar:
-        task = bar.add_task(label, total=None)
+    console = Console(stderr=True)
+    bar = rich.Progress(*columns, rich.TimeRemainingColumn(), console=console, transient=in_bytes)
+    task = bar.add_task(label, total=None)
+    bar.start()
+    try:
         yield lambda done, total: bar.update(task, completed=done, total=total)
+    finally:
+        with suppress(OSError):  # the terminal has been closed: that undoes no work
+            bar.stop()

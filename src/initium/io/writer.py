@@ -98,9 +98,10 @@ def write_checkpoint(
 ) -> Written:
     """Write tensors to safetensors files while `fill` makes their values.
 
-    Memory stays at two buffers of `chunk_bytes`, whatever the size of the tensors. Files have temporary
-    names until all are whole and on the disk; an error or an interrupt leaves nothing behind, a killed run
-    leaves temporary files, which the next run of the same output removes.
+    Memory stays at two buffers of `chunk_bytes`, whatever the size of the tensors.
+
+    At every moment a reader finds the whole older output, the whole new one, or nothing that looks whole:
+    neither an index nor the one file that needs none. See Notes.
 
     Parameters
     ----------
@@ -122,18 +123,43 @@ def write_checkpoint(
     chunk_bytes
         Bytes of one buffer.
     overwrite
-        Replace an existing output, all its shards included.
+        Replace an existing output, all its shards included. A link is replaced, not what it leads to.
     progress
         Called with (bytes written so far, bytes in all).
 
     Raises
     ------
     FileExistsError
-        If there is an output already, or another run is writing it.
+        If there is an output already, another run is writing it, something that is no regular file stands
+        in its place, or an interrupted run left files that can neither be completed nor undone.
     ValueError, TypeError
         If an argument is unfit; nothing has been written then.
     OSError
-        If the folder cannot be written or has too little space.
+        If the folder cannot be written, vanishes, or has too little space.
+
+    Warns
+    -----
+    RuntimeWarning
+        If it completed or undid an interrupted run, could not remove files that are needed no more, or the
+        file system has no locks.
+
+    Notes
+    -----
+    *Errors and interrupts* leave the older output as it was, and nothing else behind. SIGINT, SIGTERM and
+    SIGHUP wait while files are switched, some milliseconds: then the new output is whole when they arrive.
+    An error after that does not take the new output away; its message says so.
+
+    *A killed run*, or one that lost its power, leaves one or both of the folders ``initium-partial-NAME``,
+    which may be deleted, and ``initium-old-NAME``, which may not: it can hold the only older files. The next
+    run of the same output, with or without `overwrite`, begins by removing what was not yet whole. Was the
+    run killed in the switch, it first completes that, or undoes it where new files are missing by now.
+    Where it can do neither, as files of both have been removed or others have come, it touches nothing.
+
+    *Other runs* of the same output are refused while one goes on, in other processes and threads too. The
+    lock ends with its process.
+
+    *On the disk*, all files and their names are synchronised before older ones are removed, and before this
+    function returns. On Windows names of files are not.
     """
     if sys.byteorder != "little":
         raise NotImplementedError("safetensors files are little-endian; this machine is not")
