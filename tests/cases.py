@@ -35,7 +35,7 @@ DISTRIBUTIONS = {
 
 
 def same_bits(a, b):
-    """Tell whether two arrays hold the same bit patterns, signs of zero and NaN payloads included."""
+    """Return whether two arrays hold the same bit patterns, signs of zero and NaN payloads included."""
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 

@@ -155,7 +155,7 @@ def test_a_recipe_file_gives_seed_dtype_and_rules(tmp_path, checkpoint):
     )
     out = tmp_path / "out.safetensors"
     result = run("init", checkpoint, "-o", out, "--recipe", recipe)
-    assert result.stderr == f"Warning: {recipe}:15: no tensor is left for this rule\n"
+    assert result.stderr == f"Warning: {recipe}:15: no remaining tensor matches this rule\n"
     assert result.stdout.endswith(f"recipe {recipe}, seed 5\nnot written: 1 tensor that the recipe skips\n")
     check_values([out], load(recipe), 5, small_model().with_dtype("bfloat16"))
 
@@ -336,9 +336,9 @@ def test_without_arguments_the_help_is_shown():
         (["init", "gpt2", "-o", "x", "--seed", "1.5"], "'1.5' is not a valid integer"),
         (["init", "gpt2", "-o", "x", "--threads", "0"], "0 is not in the range x>=1"),
         (["init", "gpt2", "-o", "x", "--device", "tpu"], "device='tpu'"),
-        (["init", "gpt2", "-o", "x", "--shard-size", "5XB"], "'5XB' is no size; expected"),
-        (["init", "gpt2", "-o", "x", "--shard-size", "0.1B"], "less than a byte"),
-        (["init", "gpt2", "-o", "x", "--shard-size", "-5GB"], "'-5GB' is no size"),
+        (["init", "gpt2", "-o", "x", "--shard-size", "5XB"], "'5XB' is not a size; expected"),
+        (["init", "gpt2", "-o", "x", "--shard-size", "0.1B"], "less than one byte"),
+        (["init", "gpt2", "-o", "x", "--shard-size", "-5GB"], "'-5GB' is not a size"),
         (["recipes", "gpt3"], "recipe='gpt3' is unknown"),
     ],
 )
@@ -371,7 +371,7 @@ def _has_gpu():
 def test_a_model_of_unknown_family_needs_a_recipe(tmp_path, checkpoint):
     (checkpoint.parent / "config.json").write_text(json.dumps({**CONFIG, "model_type": "opt"}))
     message = run("plan", checkpoint, code=2).stderr
-    assert "family 'opt', which has no recipe of its own; choose a recipe: deepnorm, fixup" in message
+    assert "family 'opt' has no default recipe; choose a recipe: deepnorm, fixup" in message
     (checkpoint.parent / "config.json").unlink()
     assert "unknown family" in run("plan", checkpoint, code=2).stderr
     run("plan", checkpoint, "--recipe", "gpt2")

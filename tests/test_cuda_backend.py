@@ -353,19 +353,19 @@ def test_freed_memory(gpu):
     array = InterfaceArray(np.zeros(10, np.float32))
     gpu.freed.add(array.host.ctypes.data)
     with pytest.raises(
-        ValueError, match=r"out: address 0x[0-9a-f]+ is no memory of a GPU; has the array been freed"
+        ValueError, match=r"out: address 0x[0-9a-f]+ is not GPU memory; expected an array that was not freed"
     ):
         on_gpu("normal", 10, out=array)
     array = JaxArray(np.zeros(10, np.float32))
     array.fault = RuntimeError("Array has been deleted.")
     with pytest.raises(
-        ValueError, match="out: the JaxArray does not give its memory away: Array has been deleted"
+        ValueError, match="out: the JaxArray does not export its memory: Array has been deleted"
     ):
         on_gpu("normal", 10, out=array)
     array.unplaced = TypeError("object of type 'NoneType' has no len()")  # what JAX says of a deleted array
-    with pytest.raises(ValueError, match="out: the JaxArray does not tell where it is: object of type"):
+    with pytest.raises(ValueError, match="out: the JaxArray does not state its device: object of type"):
         on_gpu("normal", 10, out=array)
-    with pytest.raises(ValueError, match=r"params\['w'\]: the JaxArray does not tell where it is"):
+    with pytest.raises(ValueError, match=r"params\['w'\]: the JaxArray does not state its device"):
         ini.init_model({"w": array}, ini.Normal(), seed=1)
     with pytest.raises(ValueError, match=r"params\['w'\]: the tensor's storage has been freed"):
         ini.init_model({"w": TorchTensor(np.zeros(3, np.float32), storage=0)}, ini.Normal(), seed=1)
@@ -386,7 +386,7 @@ def test_read_only_and_masked_arrays(gpu):
 
 def test_streams_of_another_device(gpu):
     array = InterfaceArray(np.zeros(10, np.float32), stream=0x20)
-    with pytest.raises(ValueError, match="stream 0x20 of an array on cuda:1 is of another device"):
+    with pytest.raises(ValueError, match="stream 0x20 of an array on cuda:1 belongs to another device"):
         on_gpu("normal", 10, out=array)
     assert not array.host.any() and gpu.launches() == []
 
@@ -394,9 +394,7 @@ def test_streams_of_another_device(gpu):
 def test_misaligned_and_overlapping_arrays(gpu):
     memory = np.zeros(100, np.uint8)
     odd = np.ndarray(10, np.float32, memory.data, -memory.ctypes.data % 4 + 1)
-    with pytest.raises(
-        ValueError, match=r"out: elements of 4 bytes lie at address .* expected multiples of 4"
-    ):
+    with pytest.raises(ValueError, match=r"out: elements of 4 bytes have address .* expected multiples of 4"):
         on_gpu("normal", 10, out=InterfaceArray(odd))
     same = InterfaceArray(np.zeros(10, np.float32), strides=(0,))
     with pytest.raises(ValueError, match="out: elements share memory"):
@@ -409,7 +407,7 @@ def test_dtypes_that_are_not_known(gpu):
 
 
 def test_arrays_of_other_devices(gpu):
-    with pytest.raises(ValueError, match="destinations on devices cpu, cuda in one call"):
+    with pytest.raises(ValueError, match="destinations are on devices cpu, cuda in one call"):
         ini.init_model(
             {"a": np.zeros(3, np.float32), "b": TorchTensor(np.zeros(3, np.float32))}, ini.Normal(), seed=1
         )
@@ -422,7 +420,7 @@ def test_arrays_of_other_devices(gpu):
 @pytest.mark.parametrize("device", ["cuda:2", "cuda:99"])
 def test_devices_that_do_not_exist(gpu, device):
     with pytest.raises(
-        ValueError, match=f"device='{device}' does not exist; this machine has 2, from 'cuda:0' on"
+        ValueError, match=f"device='{device}' does not exist; this machine has 2 GPUs; 'cuda:0' is the first"
     ):
         on_gpu("normal", 10, device=device)
 

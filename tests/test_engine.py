@@ -271,7 +271,7 @@ def test_bad_parameters(function, arguments, kind, pattern):
         ({"dtype": np.int32}, ValueError, "int32.*is not a dtype"),
         ({"dtype": 3}, ValueError, "dtype=3 is not a dtype"),
         ({"dtype": []}, ValueError, r"dtype=\[\] is not a dtype"),
-        ({"dtype": "float64"}, ValueError, "out has dtype float32; expected float64"),
+        ({"dtype": "float64"}, ValueError, "out has dtype float32; expected dtype=float64"),
         ({"box": (slice(0, 5),)}, ValueError, r"box\[0\].stop=5 is out of range; axis 0 has 4 elements"),
         ({"box": (slice(-5, None),)}, ValueError, r"box\[0\].start=-5 is out of range"),
         ({"box": (slice(None), slice(0, 7))}, ValueError, r"box\[1\].stop=7 is out of range"),
@@ -420,7 +420,7 @@ def test_bad_counts_of_bits():
     for options, pattern in (
         ({"count": -1}, "count=-1 is too small"),
         ({"start": -1}, "start=-1 is too small"),
-        ({"start": 2**66}, "leave the stream"),
+        ({"start": 2**66}, "exceed the stream"),
     ):
         with pytest.raises(ValueError, match=pattern):
             ini.bits(**{"count": 4, "seed": 1, "name": "w", **options})
@@ -562,7 +562,7 @@ def test_tied_weights_are_filled_once_under_the_first_name():
 def test_partial_overlap_is_refused(parts):
     base = np.full((10, 10), 7, np.float32)
     a, b = parts(base)
-    with pytest.raises(ValueError, match=r"params\['.'\] and params\['.'\] overlap without being the same"):
+    with pytest.raises(ValueError, match=r"params\['.'\] and params\['.'\] overlap in part"):
         ini.init_model({"a": a, "b": b, "c": (3,)}, ini.Normal(), seed=1)
     assert (base == 7).all()
 
@@ -633,7 +633,7 @@ def test_bad_arrays_stop_everything_before_it_is_written():
     for bad in (locked, shared, np.zeros(2, int)):
         with pytest.raises(ValueError, match=r"params\['bad'\]"):
             ini.init_model({"good": good, "bad": bad}, ini.Normal(), seed=1)
-    with pytest.raises(ValueError, match=r"params\['good'\].*float64; expected float32"):
+    with pytest.raises(ValueError, match=r"params\['good'\].*float64; expected dtype=float32"):
         ini.init_model({"good": good}, ini.Normal(), seed=1, dtype="float32")
     with pytest.raises(ValueError, match=r"tensor 'small'.*overflows dtype float8_e4m3fn"):
         ini.init_model({"good": good, "small": ((3,), "float8_e4m3fn")}, ini.Normal(0, 1000), seed=1)

@@ -182,7 +182,7 @@ def test_any_initializer_of_initium():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: initializers.normal()(5, (3,)), TypeError, "key=5 is no JAX key"),
+        (lambda: initializers.normal()(5, (3,)), TypeError, "key=5 is not a JAX key"),
         (
             lambda: initializers.normal()(jnp.ones(3), (3,)),
             ValueError,
@@ -199,7 +199,7 @@ def test_any_initializer_of_initium():
         (lambda: initializers.variance_scaling(1.0, "fan", "normal"), ValueError, "mode='fan' is unknown"),
         (lambda: initializers.variance_scaling(1.0, "fan_in", "cauchy"), ValueError, "distribution='cauchy'"),
         (lambda: initializers.he_normal(in_axis=5)(KEY, (3, 4)), ValueError, "in_axis=5 is not an axis"),
-        (lambda: initializers.orthogonal()(KEY, (3,)), ValueError, "no matrix"),
+        (lambda: initializers.orthogonal()(KEY, (3,)), ValueError, "not a matrix"),
         (lambda: initializers.delta_orthogonal()(KEY, (3, 6, 4)), ValueError, "expected in <= out"),
         (lambda: initializers.normal(math.nan), ValueError, "std is NaN"),
         (lambda: jax.jit(lambda k: initializers.he_normal()(k, (3,)))(KEY), ValueError, "not defined"),

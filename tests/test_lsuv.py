@@ -160,7 +160,7 @@ def test_bad_arguments(digits):
         lsuv(module, torch.zeros(4, 64), seed=1)
     with pytest.raises(ValueError, match="layer '0': the variance of its output is nan"):
         lsuv(module, torch.full((4, 64), math.nan), seed=1)
-    with pytest.raises(ValueError, match="its weight is no parameter of its own"):
+    with pytest.raises(ValueError, match="its weight is not its own parameter"):
         lsuv(nn.utils.parametrizations.weight_norm(nn.Linear(64, 3)), digits, seed=1)
     with pytest.raises(ValueError, match="seed=-1 is out of range"):
         lsuv(module, digits, seed=-1)

@@ -143,12 +143,12 @@ def test_transposed_convolutions_have_their_layout(tmp_path):
         ("{}", "no model_type"),
         ('{"model_type": 3}', "no model_type"),
         ('{"model_type": "nope"}', "model_type='nope' is unknown to transformers"),
-        ('{"model_type": "gpt2", "architectures": ["Nope"]}', r"architectures\[0\]='Nope' is no model"),
+        ('{"model_type": "gpt2", "architectures": ["Nope"]}', r"architectures\[0\]='Nope' is not a model"),
         (
             '{"model_type": "gpt2", "architectures": ["GPT2Config"]}',
-            r"architectures\[0\]='GPT2Config' is no model",
+            r"architectures\[0\]='GPT2Config' is not a model",
         ),
-        ('{"model_type": "gpt2", "n_head": 5}', "transformers makes no model of it: .*"),
+        ('{"model_type": "gpt2", "n_head": 5}', "transformers cannot build this model: .*"),
         ('{"model_type": "gpt2", "dtype": "int8"}', "dtype='int8'"),
     ],
 )
@@ -260,7 +260,7 @@ def test_unknown_models_list_the_known_ones(argument):
 
 
 def test_bad_paths(tmp_path):
-    with pytest.raises(ValueError, match=r"folder without any of config\.json"):
+    with pytest.raises(ValueError, match=r"is a folder; expected one of config\.json"):
         resolve_model(str(tmp_path))
     for name in ("config.json", "w.safetensors", "model.safetensors.index.json"):
         with pytest.raises(FileNotFoundError, match=name):
@@ -268,7 +268,7 @@ def test_bad_paths(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"garbage")
     with pytest.raises(CheckpointError, match=r"w\.safetensors"):
         resolve_model(str(tmp_path / "w.safetensors"))
-    with pytest.raises(ValueError, match="no built-in architecture"):
+    with pytest.raises(ValueError, match="not a built-in architecture"):
         built_in("gpt3")
 
 

@@ -345,16 +345,19 @@ def test_descriptions_leave_what_belongs_to_tensors():
     [
         ("extends = 'gpt3'", r"r.toml:1: extends='gpt3': recipe='gpt3' is unknown"),
         ("extends = 'gone.toml'", r"r.toml:1: extends='gone.toml': .*No such file"),
-        ("extends = 'r.toml'", r"r.toml:1: extends='r.toml' goes in a circle: r.toml -> r.toml"),
+        ("extends = 'r.toml'", r"r.toml:1: extends='r.toml' is a cycle: r.toml -> r.toml"),
         ("extends = 3", "r.toml:1: extends=3; expected a string"),
         ("seed = 1", "r.toml: no rules; expected at least one"),
         ("extends = 'gpt2'\nconstants = 3", "r.toml:2: constants=3; expected a table of numbers"),
         ("extends = 'gpt2'\n[constants]\ns = 'a'", r"r.toml:3: constant s='a'; expected a finite number"),
         ("extends = 'gpt2'\n[constants]\ns = true", "constant s=True; expected a finite number"),
         ("extends = 'gpt2'\n[constants]\ns = inf", "constant s=inf"),
-        ("extends = 'gpt2'\n[constants]\ndepth = 3", "r.toml:3: constant 'depth'; expected a name"),
-        ("extends = 'gpt2'\n[constants]\nsqrt = 3", "constant 'sqrt'; expected a name"),
-        ("extends = 'gpt2'\n[constants]\n'a b' = 3", "constant 'a b'; expected a name"),
+        (
+            "extends = 'gpt2'\n[constants]\ndepth = 3",
+            "r.toml:3: constant 'depth' is not allowed; expected a name",
+        ),
+        ("extends = 'gpt2'\n[constants]\nsqrt = 3", "constant 'sqrt' is not allowed; expected a name"),
+        ("extends = 'gpt2'\n[constants]\n'a b' = 3", "constant 'a b' is not allowed; expected a name"),
         (
             "[[rules]]\nmatch = '*'\ninit = 'normal'\nlayout = 'in_out'",
             "init 'normal' has no parameter 'layout'",
@@ -371,7 +374,7 @@ def test_malformed_recipes(text, message):
     [
         ("1 / sqrt(fan_inn)", "r.toml:1: formula .*'fan_inn' is not allowed; expected .*depth, width"),
         ("-fan_in", "r.toml:1: std=-1.0 is negative"),
-        ("layer + depth", "r.toml:1: a formula of layer: the depth of this model is not known"),
+        ("layer + depth", "r.toml:1: a formula uses layer, but the depth of this model is not known"),
         ("fan_in *", "r.toml:1: formula"),
     ],
 )

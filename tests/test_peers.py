@@ -183,7 +183,7 @@ def test_unknown_layers_are_listed():
             self.scale = nn.Parameter(torch.ones(3))
             self.inner = nn.Linear(2, 2)
 
-    with pytest.raises(ValueError, match=r"parameters a\.scale, b\.scale are of no layer of torch"):
+    with pytest.raises(ValueError, match=r"parameters a\.scale, b\.scale belong to no layer of torch"):
         default_rules(nn.ModuleDict({"a": Scaled(), "b": Scaled()}))
 
 

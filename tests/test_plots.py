@@ -223,13 +223,16 @@ def test_layers_of_a_checkpoint(tmp_path, dtype):
     assert is_picture(path)
     assert "3 of 4 tensors" in result.output
     result = run("plot", "layers", tmp_path / "model.safetensors", "--match", "x*", "-o", path)
-    assert "no tensor's name matches 'x*'" in result.output
+    assert "no tensor name matches 'x*'" in result.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("spread", "-o", "x.gif"), "'x.gif' is no picture; expected a name that ends in .png, .svg, .pdf"),
+        (
+            ("spread", "-o", "x.gif"),
+            "'x.gif' is not a picture file; expected a name that ends in .png, .svg, .pdf",
+        ),
         (("spread", "--init", "foo", "-o", "x.png"), "initializer='foo' is unknown"),
         (("signal", "--activation", "foo", "-o", "x.png"), "activation='foo' is unknown"),
         (("layers", "gone.safetensors", "-o", "x.png"), "gone.safetensors"),

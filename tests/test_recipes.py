@@ -296,7 +296,7 @@ RULE = "[[rules]]\nmatch = '*'\ninit = 'normal'\n"
         (RULE + "sigma = 1", "^r.toml:4: init 'normal' has no parameter 'sigma'; expected mean, std"),
         (
             "[[rules]]\nmatch = '*'\ninit = 'zeros'\nstd = 1",
-            "^r.toml:4: init 'zeros' has no parameter 'std'; it takes n",
+            "^r.toml:4: init 'zeros' has no parameter 'std'; expected n",
         ),
         ("[[rules]]\nmatch = 3\ninit = 'ones'", "^r.toml:2: match=3; expected a string or a list"),
         ("[[rules]]\nmatch = []\ninit = 'ones'", r"^r.toml:2: match=\[\]; expected"),

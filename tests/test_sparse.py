@@ -129,14 +129,14 @@ def test_caffe_keeps_each_value_with_a_probability():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sparse(1.01), r"sparsity=1\.01 is out of range; expected a share in \[0, 1\]"),
+        (lambda: Sparse(1.01), r"sparsity=1\.01 is out of range; expected a fraction in \[0, 1\]"),
         (lambda: Sparse(-0.01), "sparsity=-0.01"),
         (lambda: Sparse(float("nan")), "sparsity is NaN"),
         (lambda: Sparse(0.5, -1.0), "std=-1.0 is negative"),
-        (lambda: Sparse(0.5, axis=2), "axis=2 is no axis of a matrix"),
+        (lambda: Sparse(0.5, axis=2), "axis=2 is not an axis of a matrix"),
         (lambda: Sparse(0.5, counts="ones"), "counts='ones' is unknown; expected one of zeros, nonzeros"),
-        (lambda: Sparse(0.5).resolve((3,)), r"shape=\(3,\) is no matrix"),
-        (lambda: Sparse(0.5).resolve((3, 3, 3)), "no matrix"),
+        (lambda: Sparse(0.5).resolve((3,)), r"shape=\(3,\) is not a matrix"),
+        (lambda: Sparse(0.5).resolve((3, 3, 3)), "not a matrix"),
         (lambda: SparseGaussian(4).resolve((3, 9)), r"nonzeros=4 of shape=\(3, 9\)"),
         (lambda: SparseGaussian(4).resolve(()), "nonzeros=4"),
         (lambda: SparseGaussian(-1), "nonzeros=-1 is too small"),

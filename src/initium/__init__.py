@@ -1,6 +1,6 @@
 """initium: weight initialisation at memory speed, with the same bits everywhere.
 
-Names are imported when first used, so that ``import initium`` loads neither Numba nor any framework.
+A name is imported on its first use, so that ``import initium`` loads neither Numba nor a framework.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ _HOMES = {
         "caffe_positive_unitball",
     ),
 }
-#: Bridges to frameworks, imported when first used.
+#: Modules for other frameworks; each is imported on its first use.
 _BRIDGES = ("jax", "keras", "torch")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

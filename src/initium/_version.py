@@ -1,3 +1,3 @@
-"""The version of initium, and nothing else, so that the build reads it without importing NumPy."""
+"""The version of initium, in its own file, so that the build reads it without NumPy."""
 
 __version__ = "0.1.0"

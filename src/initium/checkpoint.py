@@ -1,4 +1,4 @@
-"""All weights of a model straight to disk: safetensors files that are written while they are drawn."""
+"""Functions that draw all weights of a model to disk: safetensors files, written while they are drawn."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ __all__ = [
 
 
 class NoRecipeError(ValueError):
-    """No recipe was given, and the model's family has none of its own."""
+    """No recipe was given, and the model's family has no default recipe."""
 
 
 @dataclass(frozen=True)
 class CheckpointPlan:
-    """What the tensors of a checkpoint will be.
+    """The distribution of each tensor of a checkpoint.
 
     Attributes
     ----------
     model
-        The architecture, in the dtype that is written.
+        The architecture, in the dtype of the files.
     recipe
-        Where the rules come from.
+        The recipe that the rules come from.
     assignments
-        What each tensor of the model gets, in order.
+        Rule and distribution of each tensor, in the order of the model.
     unused
-        Rules of a recipe file to which no tensor was left.
+        Rules of a recipe file that match no remaining tensor.
     """
 
     model: Architecture
@@ -73,23 +73,23 @@ class CheckpointPlan:
 
     @property
     def drawn(self) -> list[tuple[TensorSpec, Fill]]:
-        """The tensors that are written, each with its distribution; those that a rule skips are not."""
+        """The tensors that are written, each with its distribution; skipped tensors are not written."""
         pairs = zip(self.model.tensors, self.assignments, strict=True)
         return [(tensor, a.fill) for tensor, a in pairs if a.fill is not None]
 
 
 @dataclass(frozen=True)
 class InitialisedCheckpoint:
-    """What was written.
+    """The result of `init_checkpoint`.
 
     Attributes
     ----------
     plan
-        What each tensor got.
+        Rule and distribution of each tensor.
     written
         The files.
     seed
-        What the values were drawn from.
+        The seed of the values.
     seconds
         Wall time of drawing and writing.
     """
@@ -104,24 +104,35 @@ class InitialisedCheckpoint:
 def plan_checkpoint(
     model: Architecture | str | Path, recipe: Recipe | str | Path | None = None, *, dtype: Any = None
 ) -> CheckpointPlan:
-    """Return what `init_checkpoint` would draw for each tensor of a model; no weights are made.
+    """Plan a call of `init_checkpoint` without drawing: the distribution of each tensor of a model.
 
     Parameters
     ----------
     model
-        A built-in architecture by name (``"gpt2"``), a Hugging Face ``config.json`` or its folder (extra
-        ``hf``), an existing ``.safetensors`` file or index for its shapes, or an `Architecture`.
+        One of: the name of a built-in architecture (``"gpt2"``); a Hugging Face ``config.json`` or its folder
+        (extra ``hf``); an existing ``.safetensors`` file or index, for its shapes; an `Architecture`.
     recipe
-        A named recipe, a ``.toml`` file, or a `Recipe`; by default that of the model's family.
+        The name of a recipe, a ``.toml`` file, or a `Recipe`. Default: the recipe of the model's family.
     dtype
-        Of all tensors; by default the recipe's, else the model's own.
+        The dtype of all tensors. Default: the dtype of the recipe, else of the model.
 
     Raises
     ------
     NoRecipeError
-        If no recipe is given, and the model's family has none of its own.
+        If no recipe is given, and the model's family has no default recipe.
     ValueError
-        If the model or the recipe is unknown, has no tensors to draw, or does not fit the other.
+        If the model or the recipe is unknown, if the model has no tensors to draw, or if the recipe does not
+        fit the model.
+
+    Examples
+    --------
+    >>> from initium.checkpoint import plan_checkpoint
+    >>> planned = plan_checkpoint("gpt2", dtype="bfloat16")
+    >>> planned.recipe.name, len(planned.drawn)
+    ('gpt2', 148)
+    >>> tensor, fill = planned.drawn[0]
+    >>> tensor.name, tensor.shape, str(fill)
+    ('wte.weight', (50257, 768), 'normal(0, 0.02)')
     """
     known = model if isinstance(model, Architecture) else resolve_model(str(model))
     if not known.tensors:
@@ -138,9 +149,9 @@ def plan_checkpoint(
 
 def _default_recipe(model: Architecture) -> str:
     if model.family not in DEFAULTS:
-        family = f"family {model.family!r}" if model.family else "unknown family"
+        family = f"family {model.family!r}" if model.family else "an unknown family"
         raise NoRecipeError(
-            f"{model.name} is of {family}, which has no recipe of its own; choose a recipe: "
+            f"{model.name}: {family} has no default recipe; choose a recipe: "
             f"{', '.join(NAMED)}, or a .toml file"
         )
     return DEFAULTS[model.family]
@@ -161,8 +172,8 @@ def init_checkpoint(
 ) -> InitialisedCheckpoint:
     """Write the initialised weights of a model to safetensors files, as ``initium init`` does.
 
-    Memory stays at two buffers of 16 MiB, whatever the size of the model, and one matrix where an orthogonal
-    weight is larger than a buffer.
+    The files are written while the weights are drawn. Memory stays at two buffers of 16 MiB, also for large
+    models. An orthogonal weight that is larger than a buffer needs memory for one matrix in addition.
 
     At every moment a reader finds the whole older output, the whole new one, or nothing that looks whole. An
     error or an interrupt leaves the older one; after a kill the next run of the same output completes or
@@ -173,16 +184,16 @@ def init_checkpoint(
     model, recipe, dtype
         See `plan_checkpoint`.
     output
-        A name that ends in ``.safetensors``, or a folder, which gets ``model.safetensors`` or shards with an
-        index, and ``config.json`` where it is known.
+        A name that ends in ``.safetensors``, or a folder. A folder gets ``model.safetensors``, or shards with
+        an index, and ``config.json`` if the configuration is known.
     seed
-        In [0, 2**64); by default the recipe's, else 0.
+        The Philox key, in [0, 2**64). Default: the seed of the recipe, else 0.
     device
         Where to draw: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     threads
-        Number of CPU threads; all available cores by default.
+        Number of CPU threads. Default: all available cores.
     shard_size
-        Largest number of bytes of a file; by default 5 GB in a folder, else no limit.
+        Largest number of bytes of a file. Default: 5 GB in a folder, else no limit.
     overwrite
         Replace an existing output, all its shards included. A link is replaced, not what it leads to.
     progress
@@ -192,7 +203,7 @@ def init_checkpoint(
     Returns
     -------
     InitialisedCheckpoint
-        The files, and what each tensor got.
+        The files, and the distribution of each tensor.
 
     Raises
     ------
@@ -200,9 +211,9 @@ def init_checkpoint(
         If there is an output already, another run is writing it, something that is no regular file stands
         in its place, or an interrupted run left files that can neither be completed nor undone.
     TypeError, ValueError
-        For bad arguments, before anything is written.
+        If an argument is wrong; nothing has been written then.
     OSError
-        If the output cannot be written; what was there before stays.
+        If the output cannot be written; an existing output stays unchanged.
 
     Warns
     -----
@@ -214,15 +225,21 @@ def init_checkpoint(
     Examples
     --------
     >>> import tempfile
+    >>> import initium as ini
     >>> from initium.checkpoint import init_checkpoint
+    >>> from initium.models.architecture import Architecture
+    >>> tensors = (ini.TensorSpec("h.0.fc.weight", (32, 8), "bfloat16"),)
+    >>> model = Architecture("tiny", "", tensors)  # or a name, such as "gpt2"
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     made = init_checkpoint("gpt2", f"{folder}/gpt2.safetensors", seed=7, dtype="bfloat16")
-    >>> made.written.nbytes, len(made.plan.drawn)
-    (248893608, 148)
+    ...     made = init_checkpoint(model, f"{folder}/tiny.safetensors", "normal", seed=7)
+    ...     [file.name for file in made.written.files]
+    ['tiny.safetensors']
+    >>> [(tensor.name, str(fill)) for tensor, fill in made.plan.drawn]
+    [('h.0.fc.weight', 'normal(0, 0.02)')]
     """
     planned = plan_checkpoint(model, recipe, dtype=dtype)
     for rule in planned.unused:
-        warnings.warn(f"{rule.where}: no tensor is left for this rule", UnusedRuleWarning, stacklevel=2)
+        warnings.warn(f"{rule.where}: no remaining tensor matches this rule", UnusedRuleWarning, stacklevel=2)
     return run_checkpoint(
         planned,
         output,
@@ -247,7 +264,20 @@ def run_checkpoint(
     overwrite: bool = False,
     progress: Reported = False,
 ) -> InitialisedCheckpoint:
-    """Draw and write what `plan_checkpoint` planned; see `init_checkpoint`."""
+    """Draw and write the tensors of a `CheckpointPlan`; see `init_checkpoint`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import initium as ini
+    >>> from initium.checkpoint import plan_checkpoint, run_checkpoint
+    >>> from initium.models.architecture import Architecture
+    >>> tensors = (ini.TensorSpec("h.0.fc.weight", (32, 8), "bfloat16"),)
+    >>> planned = plan_checkpoint(Architecture("tiny", "", tensors), "normal")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run_checkpoint(planned, f"{folder}/tiny.safetensors", seed=7).seed
+    7
+    """
     chosen = check_seed((planned.recipe.seed or 0) if seed is None else seed)
     if not planned.drawn:
         raise ValueError(f"the recipe {planned.recipe.name} skips all tensors of {planned.model.name}")
@@ -275,7 +305,7 @@ def _companions(model: Architecture, output: str | Path) -> dict[str, str]:
 
 
 def _metadata(planned: CheckpointPlan, seed: int) -> dict[str, str]:
-    """Return what a file says of its own making; values are strings, as the format demands."""
+    """Return the metadata that reproduces a file; the format requires strings as values."""
     variables = {"depth": planned.model.depth, "width": planned.model.width}
     rules = [rule.describe(variables) for rule in planned.recipe.rules]
     return {
@@ -293,9 +323,9 @@ def _metadata(planned: CheckpointPlan, seed: int) -> dict[str, str]:
 
 
 class _Filler:
-    """Draws the pieces of a buffer, all at once.
+    """Draws all pieces of a buffer in one call.
 
-    An orthogonal matrix that reaches beyond a buffer is made whole, once, and kept until its last piece.
+    An orthogonal matrix that extends over several buffers is made once, and kept until its last piece.
     """
 
     def __init__(
@@ -305,7 +335,7 @@ class _Filler:
         self._matrices: dict[tuple[int, int], NDArray[Any]] = {}
 
     def __call__(self, pieces: list[io.Piece]) -> None:
-        """Fill the pieces; they come in the order of the file."""
+        """Fill the pieces, which come in the order of the file."""
         jobs: list[Job] = []
         parts: list[_Part] = []
         for piece in pieces:
@@ -316,7 +346,7 @@ class _Filler:
             whole, partial = _by_matrices(piece, fill.period)
             jobs += [_job(tensor, fill, run.start, run.values) for run in whole]
             parts += partial
-        # What is there already goes first, to free its memory before new matrices are made.
+        # Matrices that exist already are copied first, to free their memory before new ones are made.
         waiting = [part for part in parts if not self._copied(part)]
         for part in waiting:
             tensor, fill = self._drawn[part.piece.tensor]
@@ -328,7 +358,7 @@ class _Filler:
             self._copied(part)
 
     def _copied(self, part: _Part) -> bool:
-        """Copy a part of a matrix if that has been made; forget the matrix after its last element."""
+        """Copy a part of a matrix if the matrix exists; drop the matrix after its last element."""
         if part.key not in self._matrices:
             return False
         piece, begin = part.piece, part.piece.start - part.first
@@ -346,7 +376,7 @@ class _Filler:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A piece that holds some of one matrix, which is elements [first, first + period) of the tensor."""
+    """A piece within one matrix; the matrix is elements [first, first + period) of the tensor."""
 
     piece: io.Piece
     first: int
@@ -358,7 +388,7 @@ class _Part:
 
 
 def _by_matrices(piece: io.Piece, period: int) -> tuple[list[io.Piece], list[_Part]]:
-    """Cut a piece where matrices of `period` elements begin: runs of whole ones, and parts of others."""
+    """Split a piece where matrices of `period` elements begin: into runs of whole matrices, and parts."""
     first, last = -(-piece.start // period) * period, piece.stop // period * period
     if first > last:  # within one matrix
         return [], [_Part(piece, last, period)]
@@ -373,5 +403,5 @@ def _cut(piece: io.Piece, start: int, stop: int) -> io.Piece:
 
 
 def _job(tensor: TensorSpec, fill: Fill, start: int, values: NDArray[Any]) -> Job:
-    # A run of elements in row-major order is a box of the flattened tensor: indices are the same.
+    # A run of elements in row-major order is a box of the flattened tensor, with the same indices.
     return job_of(tensor.name, fill, Box(values.shape, start, (1,)), destination_of(values))

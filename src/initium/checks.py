@@ -1,4 +1,4 @@
-"""Checks of arguments: each error names the argument, the value and what was expected."""
+"""Checks of arguments; each error names the argument, the value and the expected values."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def check_std(argument: str, value: Any) -> float:
 
 
 def check_integer(argument: str, value: Any) -> int:
-    """Return `value` as an int if it is an integer (of Python or NumPy) and no bool."""
+    """Return `value`, an integer of Python or NumPy but not a bool, as an int."""
     if isinstance(value, bool):
         raise TypeError(f"{argument}={value!r} is a bool; expected an integer")
     try:

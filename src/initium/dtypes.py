@@ -1,4 +1,4 @@
-"""The destination dtypes: what a kernel writes, and what a value may not exceed."""
+"""The destination dtypes: their names, widths and largest values."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class DType:
     Attributes
     ----------
     name
-        initium's name, which is NumPy's, ml_dtypes' and torch's too.
+        The name in initium, NumPy, ml_dtypes and torch.
     numpy
         The NumPy dtype (from ml_dtypes where NumPy has none).
     word_bits
-        Random bits that one value takes: 64 for float64, 32 for all others.
+        Random bits per value: 64 for float64, 32 for all others.
     max
         Largest finite value.
     safetensors
         The name in a safetensors header.
     code
-        A small integer that stands for the dtype in kernels.
+        A small integer that identifies the dtype in lookup keys.
     """
 
     name: str
@@ -54,12 +54,12 @@ class DType:
     def round_to_nearest(self, value: float) -> float:
         """Return the value of this dtype nearest to `value`, ties to even; infinity beyond the range.
 
-        Through float32 for all but float64, as kernels round.
+        As in the kernels, the value is first rounded to float32, except for float64.
         """
         with np.errstate(over="ignore"):
             source = np.float64(value) if self.word_bits == 64 else np.float32(value)
             if abs(float(source)) > self.max:
-                # float8_e4m3fn has no infinity, and what rounds down to `max` is for `at_most` to tell.
+                # float8_e4m3fn has no infinity; `at_most` handles values that round down to `max`.
                 return math.copysign(math.inf, value)
             return float(np.asarray(source).astype(self.numpy))
 
@@ -73,7 +73,7 @@ class DType:
         return -self.at_least(-value)
 
     def above(self, value: float) -> float:
-        """Return the smallest value of this dtype that is > `value`, itself one of this dtype."""
+        """Return the smallest value of this dtype that is > `value`, which must be a value of this dtype."""
         if value == -math.inf:
             return -self.max
         if value >= self.max:
@@ -88,7 +88,7 @@ class DType:
 
 
 def _to_float(value: float | Fraction) -> float:
-    """Return the nearest float, infinite where fractions raise."""
+    """Return the nearest float; infinity if a fraction is too large."""
     try:
         return float(value)
     except OverflowError:
@@ -132,13 +132,13 @@ def lookup(dtype: Any) -> DType:
     Raises
     ------
     ValueError
-        If it is none of the dtypes that initium writes.
+        If it is not a dtype that initium writes.
     """
     if isinstance(dtype, DType):
         return dtype
     try:
         return _lookup(dtype)
-    except TypeError:  # unhashable: certainly not a dtype
+    except TypeError:  # an unhashable object is not a dtype
         raise _unknown(dtype) from None
 
 

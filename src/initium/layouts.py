@@ -1,4 +1,4 @@
-"""Layouts: which axes of a weight are inputs, outputs and stacked copies, and the fans that follow."""
+"""Layouts: which axes of a weight are inputs, outputs and stacked copies, and the fans of a shape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Axes: TypeAlias = tuple[int, ...]
 
 
 class Fans(NamedTuple):
-    """Inputs and outputs per unit; means of axes may make them fractional."""
+    """Inputs and outputs per unit, times the receptive field; floats, since formulas take means of them."""
 
     fan_in: float
     fan_out: float
@@ -23,19 +23,32 @@ class Fans(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Which axes of a weight are inputs, outputs and stacked copies; the rest is the receptive field.
+    """The roles of the axes of a weight: inputs, outputs, stacked copies; the rest is the receptive field.
 
     Parameters
     ----------
     in_axis, out_axis
         Axis, or axes, whose sizes multiply to the number of input and output channels.
     batch_axis
-        Axes that stack independent weights (experts, layers): they count in no fan.
+        Axes that stack independent weights (experts, layers). They do not count in the fans.
+    name
+        The name of the layout in messages and in the catalogue.
 
     Notes
     -----
-    Sizes of axes that are neither input, output nor batch multiply both fans, as in torch
-    (`_calculate_fan_in_and_fan_out`), Keras (`compute_fans`) and JAX (`_compute_fans`).
+    The sizes of all other axes multiply both fans, as in torch (`_calculate_fan_in_and_fan_out`), Keras
+    (`compute_fans`) and JAX (`_compute_fans`).
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.Layout(in_axis=1, out_axis=0).fans((64, 3, 3, 3))
+    Fans(fan_in=27.0, fan_out=576.0)
+
+    A stack of 8 experts with weights (in, out):
+
+    >>> ini.Layout(in_axis=1, out_axis=2, batch_axis=(0,)).fans((8, 512, 2048))
+    Fans(fan_in=512.0, fan_out=2048.0)
     """
 
     in_axis: int | tuple[int, ...]
@@ -44,18 +57,18 @@ class Layout:
     name: str = field(default="", compare=False)
 
     def fans(self, shape: Sequence[int]) -> Fans:
-        """Return the fans of a weight of this layout.
+        """Return the fans of a weight with this layout.
 
         Parameters
         ----------
         shape
-            The **global** shape of the weight, never a shard's.
+            The **global** shape of the weight, not the shape of a shard.
 
         Raises
         ------
         ValueError
-            If the shape has fewer than two axes besides `batch_axis`, or lacks an axis that is named,
-            or one axis has two roles.
+            If the shape has fewer than two axes besides `batch_axis`, if it lacks an axis of the layout, or
+            if one axis has two roles.
         """
         shape = tuple(shape)
         batch = axes_of("batch_axis", self.batch_axis, shape)
@@ -76,14 +89,14 @@ class Layout:
 
 
 def axes_of(argument: str, axes: int | Axes, shape: Sequence[int]) -> Axes:
-    """Return axes of a shape, counted from the front.
+    """Return axes of a shape as numbers >= 0.
 
     Raises
     ------
     TypeError
-        If one is not an integer.
+        If an axis is not an integer.
     ValueError
-        If the shape lacks one, or one is named twice.
+        If the shape lacks an axis, or an axis is given twice.
     """
     chosen = axes if isinstance(axes, tuple) else (axes,)
     for axis in chosen:
@@ -95,28 +108,28 @@ def axes_of(argument: str, axes: int | Axes, shape: Sequence[int]) -> Axes:
     return counted
 
 
-#: (out, in, *receptive): torch's Linear and Conv weights.
+#: (out, in, *receptive): weights of torch's Linear and Conv.
 OUT_IN = Layout(in_axis=1, out_axis=0, name="out_in")
-#: (*receptive, in, out): Keras', JAX's and TensorFlow's kernels, and GPT-2's Conv1D.
+#: (*receptive, in, out): kernels of Keras, JAX and TensorFlow, and GPT-2's Conv1D.
 IN_OUT = Layout(in_axis=-2, out_axis=-1, name="in_out")
-#: (in, out, *receptive): torch's ConvTranspose weights.
+#: (in, out, *receptive): weights of torch's ConvTranspose.
 TRANSPOSED = Layout(in_axis=0, out_axis=1, name="transposed")
 
 _NAMED = {layout.name: layout for layout in (OUT_IN, IN_OUT)}
 
-#: A layout, its name, or None for that of the tensor.
+#: A layout, its name, or None for the layout of the tensor.
 LayoutLike: TypeAlias = str | Layout | None
 
 
 def lookup(layout: LayoutLike, tensor: Layout | None = None) -> Layout:
-    """Return the layout that an initializer reads a shape by.
+    """Return the layout by which an initializer reads a shape.
 
     Parameters
     ----------
     layout
-        What the initializer says: a `Layout`, ``"out_in"``, ``"in_out"``, or None where it leaves it open.
+        The layout of the initializer: a `Layout`, ``"out_in"``, ``"in_out"``, or None for no choice.
     tensor
-        The layout of the tensor where that is known, for initializers that leave it open.
+        The layout of the tensor if it is known; used where the initializer makes no choice.
 
     Returns
     -------
@@ -126,7 +139,7 @@ def lookup(layout: LayoutLike, tensor: Layout | None = None) -> Layout:
     Raises
     ------
     ValueError
-        If there is no layout of that name.
+        If there is no layout with that name.
     """
     if layout is None:
         return OUT_IN if tensor is None else tensor

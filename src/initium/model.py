@@ -1,4 +1,4 @@
-"""One call for a whole model."""
+"""Functions that draw all weights of a model in one call."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ __all__ = ["ParameterReport", "Report", "init_model", "plan_model", "run_plan"]
 
 @dataclass(frozen=True, eq=False)
 class ParameterReport:
-    """What was done to one parameter.
+    """The result of a call for one parameter.
 
     Attributes
     ----------
     name, shape, dtype
-        Of the parameter.
+        Name, shape and dtype of the parameter.
     rule
         Pattern of the rule that matched.
     distribution
-        What was drawn, in words; ``"skip"``, or ``"tied to NAME"`` for a second name of the same memory.
+        The distribution as text; ``"skip"``, or ``"tied to NAME"`` for a second name of the same memory.
     fans
         Fans that the initializer used, or None.
     nbytes
         Bytes written.
     seconds
-        Its share of the wall time of the call, by bytes: all parameters are drawn at once.
+        A share of the wall time of the call in proportion to `nbytes`; parameters are not timed one by one.
     """
 
     name: str
@@ -63,14 +63,14 @@ class ParameterReport:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The weights of a model, and what was done to them.
+    """The weights of a model, and a report for each of them.
 
     Attributes
     ----------
     weights
-        Arrays by name: those that were given, filled, and those made for specs.
+        Arrays by name: the arrays that were given, and new arrays for specs.
     seed
-        What the values were drawn from.
+        The seed of the call.
     seconds
         Wall time of drawing all weights.
     nbytes
@@ -85,7 +85,7 @@ class Report:
 
     @property
     def parameters(self) -> tuple[ParameterReport, ...]:
-        """One report per parameter, in the order in which they were given."""
+        """One report per parameter, in the order of `params`."""
         rate = self.seconds / self.nbytes if self.nbytes else 0.0
         return tuple(done.report(rate) for done in self._done)
 
@@ -96,7 +96,7 @@ class Report:
 
 
 class _Done(NamedTuple):
-    """One parameter on its way through a call."""
+    """One parameter of a call: its assignment, its memory and the first name of that memory."""
 
     assignment: Assignment
     destination: Destination
@@ -152,21 +152,21 @@ def init_model(
     Parameters
     ----------
     params
-        Mapping of names to arrays, which are filled in place, or to specs, for which arrays are made: a
-        `TensorSpec`, a shape, a pair (shape, dtype) or anything with ``shape`` and ``dtype``. Or a
-        torch module, whose parameters are filled. Arrays that are the same memory (tied weights) are
-        filled once, under the first name.
+        A mapping of names to arrays or specs, or a torch module. Arrays, and the parameters of a module, are
+        filled in place. A new array is made for each spec: a `TensorSpec`, a shape, a pair (shape, dtype) or
+        any object with ``shape`` and ``dtype``. Arrays with the same memory (tied weights) are filled once,
+        under their first name.
     rules
-        Ordered rules of (pattern, initializer), a mapping of them, or one initializer for all. Patterns
-        are globs or compiled regular expressions; the first match wins; ``initium.skip`` leaves a
-        parameter as it is.
+        Ordered pairs of (pattern, initializer), a mapping of them, or one initializer for all. A pattern is
+        a glob or a compiled regular expression. The first match wins. ``initium.skip`` leaves a parameter
+        unchanged.
     seed
-        In [0, 2**64). A weight depends on seed, name, shape, rule and dtype, and on nothing else.
+        The Philox key, in [0, 2**64). A weight depends on seed, name, shape, rule and dtype only.
     dtype
-        Of the arrays made for specs; each spec's own (float32 where it has none) by default.
+        The dtype of new arrays. Default: the dtype of each spec, else float32.
     device
-        Where arrays are made for specs: ``"cpu"`` (default), ``"cuda"`` or ``"cuda:N"``. Arrays that are
-        given are filled where they are, on several GPUs too, and must be on `device` if it is named.
+        Where new arrays are allocated: ``"cpu"`` (default), ``"cuda"`` or ``"cuda:N"``. Existing arrays are
+        filled on their own device, also on several GPUs; if `device` is given, they must be on it.
     backend, threads
         See `initium.initialize`.
     progress
@@ -176,19 +176,33 @@ def init_model(
     Returns
     -------
     Report
-        The weights, and what was done to each.
+        The weights, and a report for each of them.
 
     Raises
     ------
     UnmatchedError
-        If parameters match no rule.
+        If a parameter matches no rule.
     TypeError, ValueError
-        For bad arguments, named with their parameter, before anything is written.
+        If an argument is wrong; the message names the parameter, and nothing has been written.
 
     Warns
     -----
     UnusedRuleWarning
-        If a rule matches nothing.
+        If a rule matches no parameter.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> shapes = {"norm.weight": (4,), "fc.weight": (4, 3), "fc.bias": (4,)}
+    >>> rules = {"*.bias": ini.zeros(), "norm.*": ini.ones(), "*": ini.he_normal()}
+    >>> report = ini.init_model(shapes, rules, seed=7)
+    >>> print(report)
+    norm.weight  (4,)  float32  norm.*  constant(1)
+    fc.weight  (4, 3)  float32  *  truncated_normal(0, 0.928232, -2, 2)
+    fc.bias  (4,)  float32  *.bias  constant(0)
+    3 parameters, 80 bytes, ... s, seed 7
+    >>> report.weights["fc.weight"][0]
+    array([ 0.12804489, -1.270765  ,  1.2080265 ], dtype=float32)
     """
     seed = check_seed(seed)
     with _no_collections:
@@ -205,21 +219,29 @@ def init_model(
 def plan_model(
     params: Any, rules: RulesLike, *, seed: int, dtype: Any = None, device: str | None = None
 ) -> Plan:
-    """Do all of `init_model` but the drawing.
+    """Plan a call of `init_model` without drawing.
 
-    Models of very many small tensors take longer to plan than to draw: 10,000 tensors of 1,000 values
-    are drawn in about twice the time of one of ten million, but matched with rules and laid out one by
-    one.
+    A model of thousands of small tensors takes longer to plan than to draw (benchmarks/README.md). A plan can
+    be run any number of times.
 
     Parameters
     ----------
     params, rules, seed, dtype, device
-        See `init_model`; arrays for specs are made here.
+        See `init_model`. New arrays are allocated by this call.
 
     Returns
     -------
     Plan
-        For `run_plan`, any number of times; it keeps the arrays alive (``plan.jobs[i].destination.owner``).
+        The argument of `run_plan`. It keeps the arrays alive (``plan.jobs[i].destination.owner``).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import initium as ini
+    >>> weights = {"fc.weight": np.empty((4, 3), np.float32)}
+    >>> plan = ini.plan_model(weights, ini.Normal(0.0, 0.02), seed=7)
+    >>> [(job.name, str(job.fill)) for job in plan.jobs]
+    [('fc.weight', 'normal(0, 0.02)')]
     """
     seed = check_seed(seed)
     with _no_collections:
@@ -234,14 +256,24 @@ def run_plan(
     threads: int | None = None,
     progress: Reported = False,
 ) -> None:
-    """Draw all weights of a plan in one call; the same values each time.
+    """Draw all weights of a plan in one call; every call draws the same values.
 
     Parameters
     ----------
     plan
-        From `plan_model`.
+        A result of `plan_model`.
     backend, threads, progress
         See `init_model`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import initium as ini
+    >>> weights = {"fc.weight": np.empty((4, 3), np.float32)}
+    >>> plan = ini.plan_model(weights, ini.Normal(0.0, 0.02), seed=7)
+    >>> ini.run_plan(plan)
+    >>> weights["fc.weight"][0]
+    array([ 0.00289131, -0.03016615,  0.02846606], dtype=float32)
     """
     with reporter(progress, "weights") as report:
         run(plan, backend, threads, None if report is None else lambda units: report(units, plan.units))
@@ -249,10 +281,10 @@ def run_plan(
 
 
 class _CollectorPause:
-    """Keeps Python's cyclic garbage collector from running, for as long as any thread is within.
+    """Disables Python's cyclic garbage collector while this context is active in any thread.
 
-    Whenever enough objects were made it looks for cycles, at times among all objects of all libraries, and
-    there are none among these: plans of 10,000 tensors took 5 % longer, and at times three times as long.
+    A plan makes many objects and no cycles. Each time enough objects were made, the collector searches for
+    cycles, sometimes among the objects of all libraries.
     """
 
     def __init__(self) -> None:
@@ -274,7 +306,7 @@ class _CollectorPause:
                 gc.enable()
 
     def reset_after_fork(self) -> None:
-        """Lift the pause in a child: the threads that asked for it are not there to do so."""
+        """Enable the collector again in a child process, which lacks the threads that disabled it."""
         if self._within and self._was_enabled:
             gc.enable()
         self.__init__()  # type: ignore[misc]
@@ -320,18 +352,14 @@ def _prepare(params: Mapping[str, Any], rules: RulesLike, dtype: Any, device: st
 def _given(name: str, array: Any, dtype: DType | None, device: str | None) -> Destination:
     destination = destination_of(array, "params", name)
     if device is not None and not is_on(device, destination.device):
-        raise ValueError(
-            f"params[{name!r}] is on device {destination.device}; expected {device} as device says"
-        )
+        raise ValueError(f"params[{name!r}] is on device {destination.device}; expected device={device}")
     if dtype is not None and destination.dtype != dtype:
-        raise ValueError(
-            f"params[{name!r}] is an array of dtype {destination.dtype}; expected {dtype} as dtype says"
-        )
+        raise ValueError(f"params[{name!r}] is an array of dtype {destination.dtype}; expected dtype={dtype}")
     return destination
 
 
 def _described(name: str, value: Any, dtype: DType | None) -> tuple[tuple[int, ...], DType]:
-    """Return global shape and dtype of a spec; `dtype` overrides its own."""
+    """Return global shape and dtype of a spec; `dtype` overrides the dtype of the spec."""
     argument = f"params[{name!r}]"
     try:
         if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -348,7 +376,7 @@ def _described(name: str, value: Any, dtype: DType | None) -> tuple[tuple[int, .
 
 
 class _Memory:
-    """A destination's memory as NumPy sees it, for questions about overlap; it is never read."""
+    """The memory of a destination for NumPy's overlap test; the memory itself is not read."""
 
     def __init__(self, destination: Destination) -> None:
         self.__array_interface__ = {
@@ -361,13 +389,13 @@ class _Memory:
 
 
 def _tied(destinations: Mapping[str, Destination]) -> dict[str, str]:
-    """Return the first name of each later name of the same memory; raise on any other overlap."""
+    """Return {later name: first name} of tensors with the same memory; raise on any other overlap."""
     filled = {name: d for name, d in destinations.items() if 0 not in d.shape}
     spans = np.array([d.span for d in filled.values()], np.uint64).reshape(-1, 2)
     order = np.argsort(spans[:, 0], kind="stable")
     lows, highs = spans[order, 0], spans[order, 1]
     if not (lows[1:] < np.maximum.accumulate(highs)[:-1]).any():
-        return {}  # as a rule: nothing overlaps
+        return {}  # the usual case: no overlap
     names = list(filled)
     first: dict[tuple[Any, ...], str] = {}
     tied: dict[str, str] = {}
@@ -389,12 +417,11 @@ def _tied(destinations: Mapping[str, Destination]) -> dict[str, str]:
 
 def _check_apart(name: str, a: Destination, other: str, b: Destination) -> None:
     try:
-        limit: Any = 10**6  # work that settles all but contrived strides
+        limit: Any = 10**6  # enough work for all strides that occur in practice
         shared = np.shares_memory(np.asarray(_Memory(a)), np.asarray(_Memory(b)), max_work=limit)
     except np.exceptions.TooHardError:
         shared = True
     if shared:
         raise ValueError(
-            f"params[{name!r}] and params[{other!r}] overlap without being the same; "
-            "expected separate or tied memory"
+            f"params[{name!r}] and params[{other!r}] overlap in part; expected separate or tied memory"
         )

@@ -1,6 +1,6 @@
-"""Pictures of initializers: their spread by fan_in, the weights of layers, the signal through depth.
+"""Plots of initializers: bounds against fan_in, histograms of weights, the signal through depth.
 
-Every function returns a `matplotlib.figure.Figure`, drawn without a display; needs the extra ``plot``.
+Each plot function returns a `matplotlib.figure.Figure`; no display is needed. Needs the extra ``plot``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
     "signal",
 ]
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; black last.
+# Okabe and Ito's colours, which colour-blind people can distinguish; black is last.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _COLUMNS = 3  # panels side by side
 _PANEL = (3.6, 2.7)  # inches
@@ -44,7 +44,7 @@ Named = str | tuple[str, Initializer]
 
 
 def _named(initializers: Iterable[Named]) -> dict[str, Initializer]:
-    """Return initializers by label; a text is a name of the catalogue, which must not need arguments."""
+    """Return initializers by label; a string is the name of an entry of the catalogue without arguments."""
     found: dict[str, Initializer] = {}
     for given in initializers:
         if isinstance(given, str):
@@ -61,7 +61,7 @@ def _named(initializers: Iterable[Named]) -> dict[str, Initializer]:
 def _panels(
     count: int, columns: int, panel: tuple[float, float] = _PANEL, **shared: Any
 ) -> tuple[Figure, list[Any]]:
-    """Return a figure of `count` panels, and these."""
+    """Return a figure with `count` panels, and the panels."""
     columns = min(count, columns)
     rows = -(-count // columns)
     figure = Figure(figsize=(panel[0] * columns, panel[1] * rows + 0.4), layout="constrained")
@@ -69,7 +69,7 @@ def _panels(
     flat = list(axes.flat)
     for unused in flat[count:]:
         unused.remove()
-    for axis in flat[max(0, count - columns) : count]:  # nothing is below these
+    for axis in flat[max(0, count - columns) : count]:  # the lowest panels of the columns
         axis.tick_params(labelbottom=True)
     return figure, flat[:count]
 
@@ -89,14 +89,21 @@ def plot_spread(
     Parameters
     ----------
     initializers
-        Names of the catalogue, or pairs of (label, initializer).
+        Names in the catalogue, or pairs of (label, initializer).
     fan_in
         Numbers of inputs, each >= 1.
     fan_out
         Number of outputs; equal to fan_in if None.
     quantity
-        ``"bounds"``: the interval that holds all weights (3 stds where there is no bound, and the label
-        says so); ``"std"``: one standard deviation to each side.
+        ``"bounds"``: the interval that holds all weights, or 3 std with a note in the title if there is no
+        bound. ``"std"``: one standard deviation to each side.
+
+    Examples
+    --------
+    >>> from initium.plots import plot_spread
+    >>> figure = plot_spread(["glorot_uniform", "he_normal"], fan_in=range(1, 50))
+    >>> [axis.get_title().splitlines() for axis in figure.axes]
+    [['glorot_uniform', '(bounds)'], ['he_normal', '(bounds)']]
     """
     check_choice("quantity", quantity, ("bounds", "std"))
     inputs = [check_count("fan_in", n, minimum=1) for n in fan_in]
@@ -125,7 +132,7 @@ def plot_spread(
 
 
 def _spread(initializer: Initializer, n_in: int, n_out: int, quantity: str) -> tuple[float, str]:
-    """Return the half-width to draw, and what it is."""
+    """Return the half-width to draw, and its description."""
     reversed_axes = lookup(getattr(initializer, "layout", None)).name == IN_OUT.name
     fill: Any = initializer.resolve((n_in, n_out) if reversed_axes else (n_out, n_in))
     if quantity == "std":
@@ -153,9 +160,18 @@ def plot_histograms(weights: Any, *, bins: int = 60, columns: int = 4) -> Figure
     weights
         Mapping of names to arrays or torch tensors, a `Report` of `initium.init_model`, or a torch module.
     bins
-        Bars of a histogram, >= 1.
+        Number of bars per histogram, >= 1.
     columns
-        Panels side by side, >= 1.
+        Number of panels per row, >= 1.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> from initium.plots import plot_histograms
+    >>> report = ini.init_model({"fc1.weight": (64, 64)}, ini.he_normal(), seed=7)
+    >>> figure = plot_histograms(report)
+    >>> figure.axes[0].get_title().splitlines()
+    ['fc1.weight', 'mean ..., std ...']
     """
     check_count("bins", bins, minimum=1)
     check_count("columns", columns, minimum=1)
@@ -242,10 +258,10 @@ class Signal(NamedTuple):
     Attributes
     ----------
     activations
-        Of the input and of each layer's output, shape (depth + 1,).
+        Variance of the input and of the output of each layer, shape (depth + 1,).
     gradients
-        Of the loss's derivative by each of these, shape (depth + 1,), for a loss whose derivative by the
-        last output has variance 1.
+        Variance of the gradient with respect to each of these, shape (depth + 1,). The gradient with respect
+        to the last output has variance 1.
     """
 
     activations: NDArray[np.float64]
@@ -261,22 +277,30 @@ def signal(
     batch: int = 128,
     seed: int = 0,
 ) -> Signal:
-    """Send normal noise through equal layers, forth and back, and measure its variance.
+    """Propagate normal noise through equal layers, forward and backward, and return its variances.
 
     Parameters
     ----------
     initializer
-        Of each layer's (width, width) weight; there are no biases.
+        The initializer of the (width, width) weight of each layer; there are no biases.
     activation
         A name in `ACTIVATIONS`.
     depth
         Number of layers, >= 1.
     width
-        Units of a layer, >= 1.
+        Units per layer, >= 1.
     batch
         Number of inputs, >= 1.
     seed
-        Of weights, inputs and gradients.
+        The seed of weights, inputs and gradients.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> from initium.plots import signal
+    >>> found = signal(ini.he_normal(), "relu", depth=3, width=64, batch=32)
+    >>> found.activations.shape, found.gradients.shape
+    ((4,), (4,))
     """
     check_choice("activation", activation, tuple(ACTIVATIONS))
     for argument, value in (("depth", depth), ("width", width), ("batch", batch)):
@@ -284,7 +308,7 @@ def signal(
     function = ACTIVATIONS[activation]
     x = tensor.normal((batch, width), seed=seed, name="inputs").astype(np.float64)
     states, slopes, weights = [x], [], []
-    # Where a signal explodes, the overflow is what is to be seen.
+    # If a signal explodes, the plot shows the overflow.
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for layer in range(depth):
             weight = tensor.initialize(initializer, (width, width), seed=seed, name=f"layers.{layer}.weight")
@@ -316,11 +340,18 @@ def plot_signal(
     Parameters
     ----------
     initializers
-        Names of the catalogue, or pairs of (label, initializer).
+        Names in the catalogue, or pairs of (label, initializer).
     activations
         Names in `ACTIVATIONS`.
     depth, width, batch, seed
         See `signal`.
+
+    Examples
+    --------
+    >>> from initium.plots import plot_signal
+    >>> figure = plot_signal(["he_normal"], ["relu"], depth=3, width=64, batch=32)
+    >>> [axis.get_title() for axis in figure.axes]
+    ['relu', '']
     """
     named = _named(initializers)
     if not activations:
@@ -336,7 +367,7 @@ def plot_signal(
         upper, lower = axes[column], axes[columns + column]
         for index, label in enumerate(named):
             run = runs[label, activation]
-            # Lines that lie on each other stay visible: the later, the thinner.
+            # Later lines are thinner, so that equal lines stay visible.
             style = {
                 "color": _COLOURS[index % len(_COLOURS)],
                 "linewidth": 3.2 - 2.2 * index / max(1, len(named) - 1),
@@ -359,11 +390,11 @@ def plot_signal(
 
 
 def _visible(variances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return variances with those that a logarithmic scale cannot show left out."""
+    """Return the variances, with NaN in place of values that a logarithmic scale cannot show."""
     return np.where(np.isfinite(variances) & (variances > 0), variances, np.nan)
 
 
-#: Decades around 1 that are shown at most: what lies beyond is lost in training all the same.
+#: Largest number of decades around 1 in a plot; training fails with larger or smaller variances.
 _DECADES = 16
 
 

@@ -1,4 +1,4 @@
-"""What is known of a tensor before it has values: its name, shape and dtype."""
+"""The description of a tensor without values: its name, shape and dtype."""
 
 from __future__ import annotations
 
@@ -18,18 +18,25 @@ class TensorSpec:
     Parameters
     ----------
     name
-        The tensor's name, which its stream is made of.
+        The tensor's name, which selects its stream.
     shape
         The global shape; ``()`` is a scalar.
     dtype
-        Whatever `initium.dtypes.lookup` takes; kept as initium's name, such as ``"bfloat16"``.
+        Any dtype that `initium.dtypes.lookup` takes; stored as initium's name, such as ``"bfloat16"``.
 
     Raises
     ------
     TypeError
-        If `name` is no string or `shape` holds no integers.
+        If `name` is not a string, or `shape` does not hold integers.
     ValueError
         If `name` has no UTF-8 form, a dimension is negative, or `dtype` is unknown.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> spec = ini.TensorSpec("fc.weight", (4, 3), "BF16")
+    >>> spec.dtype, spec.size, spec.nbytes
+    ('bfloat16', 12, 24)
     """
 
     name: str

@@ -99,7 +99,7 @@ def test_refusals(cupy):
     tensor.untyped_storage().resize_(0)
     with pytest.raises(ValueError, match="out: the tensor's storage has been freed"):
         draw("normal", 1000, out=tensor)
-    with pytest.raises(ValueError, match="destinations on devices cpu, cuda"):
+    with pytest.raises(ValueError, match="destinations are on devices cpu, cuda"):
         ini.init_model({"a": torch.empty(3), "b": torch.empty(3, device="cuda")}, ini.Normal(), seed=1)
     with pytest.raises(ValueError, match="out: elements share memory"):
         draw("normal", (3, 4), out=torch.empty(4, device="cuda").expand(3, 4))

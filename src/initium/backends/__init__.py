@@ -1,4 +1,4 @@
-"""Backends by name and by device."""
+"""The registry of backends, by name and by device."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from initium.kernels.forks import importing
 
 __all__ = ["BACKENDS", "backend_for", "lookup"]
 
-#: Names of all backends, the preferred one of a device first.
+#: Names of all backends; the default backend of a device comes before the others.
 BACKENDS = ("numba", "numpy", "cuda")
 _PREFERRED = {"cpu": "numba", "cuda": "cuda"}
 
 
 def lookup(name: str) -> Backend:
-    """Return the backend of that name, importing what it needs.
+    """Return the backend with a name; its module is imported here.
 
     Raises
     ------
     ValueError
-        If there is none of that name.
+        If there is no backend with this name.
     ImportError
-        If what it needs is not installed.
+        If a library that the backend needs is not installed.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend={name!r} is unknown; expected one of {', '.join(BACKENDS)}")
@@ -42,14 +42,14 @@ def backend_for(devices: Iterable[str], name: str | None = None) -> Backend:
     Parameters
     ----------
     devices
-        Of all destinations of a call.
+        The devices of all destinations of a call.
     name
-        A backend by name; None takes the fastest for the device. Nothing falls back on another.
+        The name of a backend; None selects the default backend of the device. There is no fallback.
     """
     wanted = sorted({device.partition(":")[0] for device in devices}) or ["cpu"]
     if len(wanted) > 1:
         raise ValueError(
-            f"destinations on devices {', '.join(wanted)} in one call; expected the CPU, or GPUs of one kind"
+            f"destinations are on devices {', '.join(wanted)} in one call; expected one kind of device"
         )
     chosen = lookup(name if name is not None else _PREFERRED[wanted[0]])
     if wanted[0] not in chosen.devices:

@@ -1,4 +1,4 @@
-"""What a backend is: a record of functions."""
+"""The interface of a backend: a record of functions."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from initium.planning.plan import Plan
 
 __all__ = ["Backend", "DrawGaussians", "Progress", "counted_from"]
 
-#: Calls back with the number of units done so far.
+#: A function that is called with the number of units done so far.
 Progress: TypeAlias = Callable[[int], None]
-#: Fills arrays in a backend's memory with standard normals, in the calling thread.
+#: A function that fills arrays in a backend's memory with standard normals, in the calling thread.
 DrawGaussians: TypeAlias = Callable[[Iterable[GaussianDraw]], None]
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What a backend can do; `initium.backends.run.run` puts it to work.
+    """The functions of a backend, which `initium.backends.run.run` calls.
 
     Attributes
     ----------
     name
-        As `backend=` takes it.
+        The value of `backend=`.
     devices
-        Kinds of device whose memory it fills, such as ``("cpu",)``.
+        The kinds of device whose memory it fills, such as ``("cpu",)``.
     fill
         ``fill(plan, threads, progress)`` draws the tables of a plan; `threads` and `progress` may be None.
     orthogonal
-        ``orthogonal(jobs, draw, threads, progress)`` makes orthogonal matrices of Gaussians that `draw`
-        draws.
+        ``orthogonal(jobs, draw, threads, progress)`` computes orthogonal matrices from Gaussians; `draw`
+        draws the Gaussians.
     write
-        ``write(array, destination)`` rounds a NumPy array into memory of the same shape.
+        ``write(array, destination)`` writes a NumPy array, rounded to the dtype, to memory of its shape.
     """
 
     name: str
@@ -47,5 +47,5 @@ class Backend:
 
 
 def counted_from(before: int, progress: Progress | None) -> Progress | None:
-    """Return what reports units as if `before` had been done already."""
+    """Return a progress function that adds `before` to the units it reports."""
     return None if progress is None else lambda units: progress(before + units)

@@ -1,4 +1,4 @@
-"""Drawing on a GPU what belongs into this machine's memory, such as the buffers of a checkpoint."""
+"""Drawing on a GPU into host memory, for the buffers of a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["run_by_gpu"]
 
 
 def run_by_gpu(jobs: Iterable[Job], seed: int, device: str = "cuda") -> None:
-    """Draw on a GPU what belongs into this machine's memory, and wait for it.
+    """Draw jobs with destinations in host memory on a GPU, copy the values, and wait for the copy.
 
     Parameters
     ----------
     jobs
-        Jobs whose destinations are of device ``"cpu"``. The GPU and pinned memory hold all of them at once,
-        so callers hand in as much as suits them (tens of megabytes use a GPU's link well).
+        Jobs whose destinations have the device ``"cpu"``. GPU memory and pinned host memory hold the values
+        of all jobs at once, so the caller limits the size of a call.
     seed
-        In [0, 2**64).
+        The Philox key, in [0, 2**64).
     device
         ``"cuda"`` or ``"cuda:N"``.
 
     Raises
     ------
     MemoryError
-        If the GPU has too little memory.
+        If the memory of the GPU does not suffice.
     """
     listed = [job for job in jobs if job.box.size]
     if not listed:
@@ -56,9 +56,10 @@ def run_by_gpu(jobs: Iterable[Job], seed: int, device: str = "cuda") -> None:
 
 
 def _places(jobs: list[Job]) -> tuple[list[int], int]:
-    """Return byte offsets of compact copies of all destinations, and the bytes of all.
+    """Return byte offsets of compact copies of all destinations, and their bytes in total.
 
-    Each lies as its indices do within items of 16 bytes, so that kernels store whole items.
+    Each offset has the alignment of the job's first index within items of 16 bytes, so that kernels store
+    whole items.
     """
     places, end = [], 0
     for job in jobs:
@@ -70,7 +71,7 @@ def _places(jobs: list[Job]) -> tuple[list[int], int]:
 
 
 def _moved(job: Job, address: int, device: str, owner: Any) -> Job:
-    """Return the job with a compact destination elsewhere."""
+    """Return the job with a compact destination at another address."""
     target = job.destination
     steps = packed_steps(target.shape, target.dtype.itemsize)
     moved = target._replace(address=address, byte_steps=steps, device=device, owner=owner)

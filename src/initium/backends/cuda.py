@@ -1,4 +1,4 @@
-"""The GPU backend: one launch for all jobs of a kind and an output, on the arrays' own CUDA streams."""
+"""The GPU backend: one launch for all jobs of a kind and an output, on the CUDA streams of the arrays."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from initium.planning.plan import Plan, Table
 
 __all__ = ["BACKEND"]
 
-#: Tiles that a group of threads takes at once, at most: longer spans look up their job less often and shorter
-#: ones finish together, which spans of an eighth of a group's share do well enough.
+#: Largest number of tiles in a span, which a group of threads takes at a time, and least number of spans per
+#: group. Long spans need fewer searches for their job; short spans balance the load of the groups.
 _SPAN = 64
 _SPANS_PER_GROUP = 8
 
 
 @lru_cache(maxsize=256)
 def _kernel(device: int, kind: str, output: str) -> Any:
-    """Return a kernel for the current device; CuPy keeps its binary on disk."""
+    """Return a kernel for the current device; CuPy caches its binary on disk."""
     module = cuda.cupy().RawModule(code=source.source(), options=source.options(kind, output))
     return module.get_function(source.entry(kind, output))
 
@@ -40,24 +40,24 @@ def _multiprocessors(device: int) -> int:
 
 
 def _launch(table: Table, rows: NDArray[np.void], device: int, seed: int) -> None:
-    """Draw rows of a table whose memory is all on the current device, on the current stream."""
+    """Draw rows of a table, whose memory is on the current device, on the current stream."""
     rows, tiles = source.number_tiles(rows, table.output)
     groups = min(tiles, _multiprocessors(device) * source.GROUPS[table.kind])
     span = min(max(tiles // (groups * _SPANS_PER_GROUP), 1), _SPAN)
-    # CuPy copies by pinned memory that it keeps until the copy is done, and reuses the table's memory on this
-    # stream only: nothing waits.
+    # CuPy keeps the pinned memory of the copy until the copy is done, and reuses the table's memory on this
+    # stream only. So the host does not need to wait.
     jobs = cuda.cupy().asarray(rows.view(np.uint8))
     arguments = (jobs, np.int64(len(rows)), np.int64(tiles), np.int64(span), source.round_keys(seed))
     _kernel(device, table.kind, table.output)((groups,), (source.THREADS,), arguments)
 
 
 def _by_queue(destinations: Iterable[Destination]) -> dict[cuda.Queue, list[int]]:
-    """Group destinations, by their positions, by device and stream; ask each library for its stream once."""
+    """Group the positions of destinations by device and stream."""
     queues: dict[Any, cuda.Queue] = {}
     groups: dict[cuda.Queue, list[int]] = {}
     for position, target in enumerate(destinations):
         library = type(target.owner).__module__.partition(".")[0]
-        # These two have one current stream a device; of others each array may name its own.
+        # torch and CuPy have one current stream per device; with other libraries it depends on the array.
         key = (library, target.device) if library in ("torch", "cupy") else id(target.owner)
         if key not in queues:
             queues[key] = cuda.queue_of(target)
@@ -93,11 +93,11 @@ def _orthogonal(
         done += sum(job.units for job in part)
 
 
-# --- arrays that were made elsewhere ------------------------------------------------------------------------
+# --- arrays that were computed before -----------------------------------------------------------------------
 
 
 def _write(array: Any, destination: Destination) -> None:
-    """Round an array of NumPy or CuPy into GPU memory of its shape."""
+    """Write a NumPy or CuPy array, rounded to the dtype, to GPU memory of its shape."""
     if 0 in destination.shape:
         return
     with cuda.queue_of(destination).entered():
@@ -114,7 +114,7 @@ def _write_here(array: Any, destination: Destination) -> None:
 
 
 def _patterns(array: Any) -> Any:
-    """Return an array's bits as unsigned integers, which every version of CuPy can copy."""
+    """Return the bits of an array as unsigned integers, which every version of CuPy can copy."""
     return array.view(f"u{array.dtype.itemsize}")
 
 
@@ -130,7 +130,7 @@ def _view(destination: Destination) -> Any:
 
 
 def _round(array: Any, destination: Destination) -> None:
-    """Round float32 values on the GPU into a narrow dtype, as the samplers do."""
+    """Round float32 values to a narrow dtype on the GPU, with the rounding of the samplers."""
     module, size = cuda.cupy(), destination.dtype.itemsize
     values = module.ascontiguousarray(array, dtype=np.float32)
     blocks = -(-values.size // WORDS_PER_BLOCK)

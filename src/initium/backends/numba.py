@@ -1,6 +1,7 @@
-"""The CPU backend: Numba kernels without the GIL, in threads of our own.
+"""The CPU backend: Numba kernels without the GIL, in a thread pool of this package.
 
-All threads of a call claim tiles from one counter a table, and so finish together however uneven the tiles.
+All threads of a call claim tiles from one counter per table. This balances the load, also for tiles of
+different cost.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from initium.planning.plan import Plan
 __all__ = ["BACKEND"]
 
 _POLL_SECONDS = 0.05
-# A thread is worth its start only from about this many tiles on.
+# With fewer tiles per thread, the start of a thread costs more than it gains.
 _TILES_PER_THREAD = 2
-# From this many bytes on, a call writes past the caches: what is smaller may stay in the cache of whoever
-# reads it next.
+# From this number of bytes on, a call uses nontemporal stores, which bypass the caches. Less data may stay in
+# the cache for its next reader.
 _PAST_CACHES = 1 << 25
 
 
 def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
     wanted = count_of(threads)
-    # One counter a cache line, so that threads in different tables do not share one.
+    # One counter per cache line, so that threads in different tables do not share a line.
     counters = [np.zeros(8, np.int64) for _ in plan.tables]
 
     past_caches = sum(table.nbytes for table in plan.tables) >= _PAST_CACHES
 
     def work() -> None:
-        # No barrier between tables: who finds one table claimed goes on to the next.
+        # No barrier between tables: a thread that finds no tile in one table continues with the next.
         for table, counter in zip(plan.tables, counters, strict=True):
             if counter[0] < table.tiles:
                 run(table.rows, table.tiles, counter, plan.seed, table.kind, table.output, past_caches)
@@ -55,12 +56,12 @@ def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
             work()
         else:
             start(work, max(workers, 1), others)
-            if not others:  # no thread is to be had
+            if not others:  # no thread could be started
                 work()
             _watch(others, done, progress)
     finally:
-        # After an interrupt or an error in `progress` too, no thread writes once the call is over: what is
-        # left counts as claimed, and each thread ends with its tile.
+        # No thread may write after the call, also after an interrupt or an error in `progress`. So the
+        # remaining tiles are marked as claimed, and each thread stops after its current tile.
         for table, counter in zip(plan.tables, counters, strict=True):
             counter[0] = max(counter[0], table.tiles)
         others = settle(others)
@@ -69,7 +70,7 @@ def _fill(plan: Plan, threads: int | None, progress: Progress | None) -> None:
 
 
 def _watch(others: list[Future[None]], done: Callable[[], int], progress: Progress) -> None:
-    """Report from the calling thread while the workers draw."""
+    """Report progress from the calling thread while the workers draw."""
     while wait(others, _POLL_SECONDS).not_done:
         progress(done())
     progress(done())
@@ -79,7 +80,7 @@ def _orthogonal(
     jobs: Sequence[MatrixJob], draw: DrawGaussians, threads: int | None, progress: Progress | None
 ) -> None:
     with importing:
-        from initium.backends.orthogonal_numba import make  # Numba compiles what it needs when it is needed
+        from initium.backends.orthogonal_numba import make  # only here, since its import compiles kernels
 
     make(jobs, draw, count_of(threads), progress)
 

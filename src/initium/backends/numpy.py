@@ -1,4 +1,4 @@
-"""The reference backend: plain NumPy, one thread, slow, and the judge of the others."""
+"""The reference backend: plain NumPy in one thread; the other backends are tested against it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _view(row: Any, table: Table) -> NDArray[Any]:
 def _orthogonal(
     jobs: Sequence[MatrixJob], draw: DrawGaussians, threads: int | None, progress: Progress | None
 ) -> None:
-    """Make all matrices one by one."""
+    """Compute the matrices one by one."""
     done = 0.0
     for stack in stacks(jobs, 1):
         method = by_qr if stack[0].job.method == "qr" else _stack_by_householder

@@ -1,7 +1,7 @@
-"""Orthogonal jobs in whole-array operations of NumPy or CuPy: what a GPU backend runs.
+"""Orthogonal jobs in array operations of NumPy or CuPy, for GPU backends.
 
-The algorithm is that of `initium.kernels.cpu.orthogonal`; here all matrices of a stack go through each step
-together, and all T factors are made in batched products. Every product is in full float32 (float64).
+The algorithm is that of `initium.kernels.cpu.orthogonal`. Here each step handles all matrices of a stack, and
+batched products give all T factors. Every product has full float32 (or float64) precision.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from initium.planning.matrices import GaussianDraw, MatrixJob
 
 __all__ = ["full_float32", "make"]
 
-#: An array of whatever module is used.
+#: An array of the module that is used, NumPy or CuPy.
 Array: TypeAlias = Any
-#: ``write(array, destination)`` rounds an array into memory of its shape.
+#: ``write(array, destination)`` writes an array, rounded to the dtype, to memory of its shape.
 Write: TypeAlias = Callable[[Array, Destination], None]
 
-#: Reflectors of a panel, a power of two.
+#: Number of reflectors per panel, a power of two.
 _PANEL = 128
-# Values of all matrices that are made at a time (1 GiB in float32), unless one alone is larger.
+# Values of the matrices that are computed together (1 GiB in float32); one larger matrix is allowed.
 _VALUES = 1 << 28
 
 
 def make(
     jobs: Iterable[MatrixJob], xp: Any, draw: DrawGaussians, write: Write, progress: Progress | None
 ) -> None:
-    """Make orthogonal matrices on the current device of an array module.
+    """Compute orthogonal matrices on the current device of an array module.
 
     Parameters
     ----------
     jobs
-        Which ones, and where they go.
+        The matrices and their destinations.
     xp
         `numpy` or `cupy`.
     draw
@@ -47,7 +47,7 @@ def make(
     write
         See `Write`.
     progress
-        Called now and then with the units done.
+        Called with the units done after each job.
     """
     done = 0
     with full_float32(xp):
@@ -65,7 +65,7 @@ def make(
 
 @contextmanager
 def full_float32(xp: Any) -> Iterator[None]:
-    """Keep cuBLAS from TF32, whatever ``CUPY_TF32`` says."""
+    """Disable TF32 in cuBLAS; this overrides ``CUPY_TF32``."""
     if xp is np:
         yield
         return
@@ -79,14 +79,14 @@ def full_float32(xp: Any) -> Iterator[None]:
 
 
 def _targets(job: MatrixJob, first: int, stop: int) -> Iterator[tuple[Any, Destination]]:
-    """Yield what of matrices [first, stop) goes where."""
+    """Yield the selections of matrices [first, stop), each with its destination."""
     plain = joined(job.destination, *job.split)
     if plain is not None:
         address = plain.address + first * plain.byte_steps[0]
         yield slice(None), plain._replace(address=address, shape=(stop - first, *plain.shape[1:]))
         return
     stack, own = (job.destination.shape, job.destination.byte_steps), job.split[0]
-    for number in range(first, stop):  # odd strides
+    for number in range(first, stop):  # the strides do not allow one array for all
         place = np.unravel_index(number, stack[0][:own])
         address = job.destination.address + sum(int(i) * s for i, s in zip(place, stack[1], strict=False))
         shape, steps = stack[0][own:], stack[1][own:]
@@ -105,7 +105,7 @@ def _stack(xp: Any, job: MatrixJob, first: int, stop: int, draw: DrawGaussians) 
     else:
         vectors, signs = _reflectors(xp, gaussians)
         factors = _factors(xp, vectors)
-        # A reflector costs its length for each row, or for each column behind it: three quarters at most.
+        # A reflector costs its length per row, or per column after it. Columns cost at most three quarters.
         if 4 * len(job.rows) < 3 * len(job.columns):
             q = _rows(xp, vectors, factors, rows)[:, :, columns]
         else:
@@ -120,18 +120,18 @@ def _by_qr(xp: Any, gaussians: Array) -> tuple[Array, Array]:
 
 
 def _reflectors(xp: Any, gaussians: Array) -> tuple[Array, Array]:
-    """Return Householder vectors of squared length 2 as rows, and the signs of R's diagonal."""
+    """Return Householder vectors of squared length 2 as rows, and the signs of the diagonal of R."""
     short = gaussians.shape[-2]
     v = xp.triu(gaussians)
     head = xp.diagonal(v, axis1=-2, axis2=-1).astype(np.float64)
     norm = xp.sqrt(xp.sum(v * v, axis=-1, dtype=np.float64))
     signs = xp.where(head >= 0, -1.0, 1.0)
-    zero = norm == 0  # any reflector will do
+    zero = norm == 0  # any reflector is correct
     scale = 1 / xp.sqrt(xp.where(zero, 1, norm * (norm + abs(head))))
     v *= scale[..., None].astype(v.dtype)
     diagonal = xp.arange(short)
     v[:, diagonal, diagonal] = xp.where(zero, math.sqrt(2), (head - signs * norm) * scale).astype(v.dtype)
-    if short == gaussians.shape[-1]:  # the reflection of a line is its sign: no reflector, and exact
+    if short == gaussians.shape[-1]:  # the last reflector has length 1: it is a sign, without rounding
         v[:, -1, -1] = 0
         signs[:, -1] *= -1
     return v, signs.astype(v.dtype)
@@ -140,7 +140,7 @@ def _reflectors(xp: Any, gaussians: Array) -> tuple[Array, Array]:
 def _factors(xp: Any, vectors: Array) -> Array:
     """Return the T factors of all panels of all matrices, shape (count, panels, b, b).
 
-    T^-1 = I + striu(V V'). Blocks on the diagonal are inverted two by two, all of a size at once.
+    T^-1 = I + striu(V V'). Blocks on the diagonal are inverted in pairs, all blocks of a size at once.
     """
     count, short, long = vectors.shape
     panels = -(-short // _PANEL)

@@ -1,8 +1,8 @@
 """Orthogonal jobs on CPU cores: the order of work, its threads and its memory.
 
-BLAS runs on one thread, and panels, blocks of columns or whole matrices are spread over threads of our own:
-they meet twice for each large matrix instead of at each product. All products have shapes that depend on the
-matrix and the wanted part alone, so that the number of threads changes no bit.
+BLAS runs on one thread; panels, blocks of columns or whole matrices are distributed over the threads of this
+package. So threads synchronise twice per large matrix, not at each product. The shapes of all products depend
+only on the matrix and the wanted part, so the number of threads changes no bit.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ __all__ = ["make"]
 
 Real = NDArray[Any]
 
-# Up to this longer side, a loop over reflectors beats calls of a BLAS (measured on AVX2).
+# Up to this longer side, a loop over reflectors takes less time than calls of a BLAS.
 _SMALL = 48
-# Values that a task makes of small matrices.
+# Values per task of small matrices.
 _STACK_VALUES = 1 << 17
-# Up to so many values, and with a matrix for each thread, a thread makes a matrix on its own.
+# Up to this number of values, and with a matrix for each thread, one thread computes a whole matrix.
 _MEDIUM = 1 << 20
-# Columns (or rows) of a block, by the shorter side: fewer make thin products, more make uneven shares.
+# Columns (or rows) per block, by the shorter side. Small blocks make inefficient products; large ones balance
+# badly.
 _BLOCK, _SMALL_BLOCK, _SMALL_SIDE = 128, 64, 512
 
 
 def make(jobs: Sequence[MatrixJob], draw: DrawGaussians, threads: int, progress: Progress | None) -> None:
-    """Make orthogonal matrices.
+    """Compute orthogonal matrices.
 
     Parameters
     ----------
     jobs
-        Which ones, and where they go.
+        The matrices and their destinations.
     draw
         Draws standard normals in the calling thread.
     threads
-        How many threads to use.
+        Number of threads.
     progress
-        Called now and then with the units done.
+        Called from time to time with the units done.
     """
     crew = Crew(threads, progress)
     by_lapack = [job for job in jobs if job.method == "qr"]
@@ -79,7 +80,7 @@ def make(jobs: Sequence[MatrixJob], draw: DrawGaussians, threads: int, progress:
 
 
 class _Part(NamedTuple):
-    """A part of one matrix: which of a job's stack, its memory, and that or a copy as (rows, columns)."""
+    """A part of one matrix: job, number in the stack, memory, and a (rows, columns) view or copy of it."""
 
     job: MatrixJob
     matrix: int
@@ -88,7 +89,7 @@ class _Part(NamedTuple):
 
 
 def _matrices(jobs: Iterable[MatrixJob], draw: DrawGaussians) -> list[_Matrix]:
-    """Collect the parts of each matrix, so that its reflectors are made once."""
+    """Collect the parts of each matrix, so that its reflectors are computed once."""
     shared: dict[tuple[Any, ...], list[_Part]] = defaultdict(list)
     for job in jobs:
         memory = host_view(job.destination)
@@ -96,7 +97,7 @@ def _matrices(jobs: Iterable[MatrixJob], draw: DrawGaussians) -> list[_Matrix]:
         for number, start in enumerate(job.starts.tolist()):
             own = memory[np.unravel_index(number, memory.shape[:stack])]
             plain = joined(destination_of(own), sides - stack)
-            # Axes of odd strides cannot be seen as one: such a matrix is made aside.
+            # If the strides do not allow a (rows, columns) view, the matrix is computed in a copy.
             size = len(job.rows), len(job.columns)
             target = np.empty(size, own.dtype) if plain is None else host_view(plain)
             part = _Part(job, number, own, target)
@@ -105,13 +106,13 @@ def _matrices(jobs: Iterable[MatrixJob], draw: DrawGaussians) -> list[_Matrix]:
 
 
 class _Matrix:
-    """A large matrix: its reflectors first, then blocks of its columns or rows in any order."""
+    """A large matrix: first its reflectors, then blocks of its columns or rows in any order."""
 
     def __init__(self, parts: Sequence[_Part], draw: DrawGaussians) -> None:
         self._parts, self._draw_gaussians = parts, draw
         job = parts[0].job
         self._long, self._short, self._real = job.long, job.short, job.arithmetic
-        # Reflectors behind the last column that is wanted leave it alone.
+        # Reflectors after the last wanted column do not change it.
         self._reflectors = 1 + max(int(part.job.columns.max()) for part in parts)
         self._panels: list[kernel.Panel | None] = [None] * -(-self._reflectors // kernel.PANEL)
         self._boxes: list[Box] = []
@@ -128,7 +129,7 @@ class _Matrix:
         return sum(part.job.units / len(part.job.starts) for part in self._parts)
 
     def make(self) -> None:
-        """Do all of it in one thread."""
+        """Compute the whole matrix in one thread."""
         self._reserve()
         self._draw(range(len(self._panels)))
         for number in range(len(self._panels)):
@@ -138,12 +139,12 @@ class _Matrix:
         self.finish()
 
     def panel_tasks(self) -> Iterator[Callable[[], None]]:
-        """Yield tasks that make the reflectors."""
+        """Yield tasks that compute the reflectors."""
         self._reserve()
         return (partial(self._make_panel, number) for number in range(len(self._panels)))
 
     def _reserve(self) -> None:
-        """Allocate all panels at once: large memory comes in large pages."""
+        """Allocate all panels at once, since large allocations get huge pages."""
         job, matrix, *_ = self._parts[0]
         starts = range(0, self._reflectors, kernel.PANEL)
         self._boxes = [job.gaussians(matrix, k, min(kernel.PANEL, self._reflectors - k)) for k in starts]
@@ -163,7 +164,7 @@ class _Matrix:
         self._panels[number] = kernel.panel(number * kernel.PANEL, self._gaussians[number])
 
     def block_tasks(self) -> Iterator[Callable[[], None]]:
-        """Yield tasks that make the parts, the longest first; all panels must be there."""
+        """Yield tasks that compute the parts, the longest first; all panels must exist."""
         panels = [panel for panel in self._panels if panel is not None]
         signs = np.concatenate([panel.signs for panel in panels])
         for part in self._parts:
@@ -172,14 +173,14 @@ class _Matrix:
             yield from method(part, panels, signs * self._real.numpy.type(part.job.gain))
 
     def finish(self) -> None:
-        """Free the reflectors, and copy what was made aside."""
+        """Free the reflectors, and copy the parts that were computed in a copy."""
         self._panels.clear()
         self._gaussians.clear()
         for part in self._parts:
             if not np.may_share_memory(part.memory, part.target):
                 part.memory[...] = part.target.reshape(part.memory.shape)
 
-    # A reflector costs its length for each column behind it, or for each row.
+    # A reflector costs its length for each column after it, or for each row.
 
     def _column_cost(self, columns: NDArray[np.intp]) -> int:
         return int(((columns + 1) * (2 * self._long - columns)).sum()) // 2
@@ -188,7 +189,7 @@ class _Matrix:
         return len(job.rows) * (self._reflectors * (2 * self._long - self._reflectors + 1)) // 2
 
     def _blocks(self, count: int) -> Iterator[tuple[int, int]]:
-        """Cut `count` columns or rows into blocks, last first: those columns take most reflectors."""
+        """Split `count` columns or rows into blocks, the last first, since these columns cost the most."""
         size = _BLOCK if self._short >= _SMALL_SIDE else _SMALL_BLOCK
         for first in reversed(range(0, count, size)):
             yield first, min(first + size, count)

@@ -1,4 +1,4 @@
-"""Stacks of orthogonal matrices that are made together, whoever makes them."""
+"""Stacks: matrices of equal shape that a CPU backend computes together."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Span(NamedTuple):
 
 
 def units_of(stack: Sequence[Span]) -> float:
-    """Return the units of work of a stack, as progress counts them."""
+    """Return the units of work of a stack, for progress reports."""
     return sum(span.job.units * (span.stop - span.first) / len(span.job.starts) for span in stack)
 
 
 def stacks(jobs: Iterable[MatrixJob], values: int) -> Iterator[list[Span]]:
-    """Group matrices of equal shape, of any jobs, into stacks of about so many values."""
+    """Group matrices of equal shape, from all jobs, into stacks of at most `values` values or one matrix."""
     groups: dict[tuple[Any, ...], list[MatrixJob]] = defaultdict(list)
     for job in jobs:
         groups[job.long, job.short, job.arithmetic, job.method].append(job)
@@ -55,7 +55,7 @@ def stacks(jobs: Iterable[MatrixJob], values: int) -> Iterator[list[Span]]:
 
 
 def make_stack(stack: Sequence[Span], method: Callable[[Real], Real], draw: DrawGaussians) -> None:
-    """Draw the Gaussians of a stack, make matrices of them by `method`, and write what is wanted."""
+    """Draw the Gaussians of a stack, compute the matrices by `method`, and write the wanted parts."""
     job = stack[0].job
     count = sum(span.stop - span.first for span in stack)
     gaussians = np.empty((count, job.short, job.long), job.arithmetic.numpy)
@@ -71,12 +71,12 @@ def make_stack(stack: Sequence[Span], method: Callable[[Real], Real], draw: Draw
 
 
 def is_whole(index: NDArray[np.intp], extent: int) -> bool:
-    """Tell whether an index takes a whole axis, in order."""
+    """Return whether an index selects a whole axis, in order."""
     return len(index) == extent and bool((index == np.arange(extent)).all())
 
 
 def _draws(stack: Sequence[Span], gaussians: Real) -> Iterator[GaussianDraw]:
-    """Yield what to draw for the matrices of a stack."""
+    """Yield the requests for the Gaussians of a stack."""
     done = 0
     for job, first, stop in stack:
         own = gaussians[done : done + stop - first]

@@ -1,4 +1,4 @@
-"""Progress of a call: a bar in the terminal, or a function of the user's."""
+"""Progress of a call: a bar in the terminal, or a function of the user."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import TypeAlias
 
 __all__ = ["Report", "Reported", "reporter"]
 
-#: Called with (units done, units in all).
+#: A function that is called with (units done, units in all).
 Report: TypeAlias = Callable[[int, int], None]
-#: What users say: True for a bar, False for none, or a function of their own.
+#: The argument `progress`: True for a bar, False for none, or a function.
 Reported: TypeAlias = bool | Report
 
 
 @contextmanager
 def reporter(progress: Reported, label: str, *, in_bytes: bool = False) -> Iterator[Report | None]:
-    """Turn what a user says into what is called with the progress, or None.
+    """Return the progress function for the argument `progress`, or None.
 
     Parameters
     ----------
     progress
-        See `Reported`. A bar needs the extra ``cli``, and shows on standard error.
+        See `Reported`. A bar needs the extra ``cli``, and is written to standard error.
     label
-        What the bar says.
+        The label of the bar.
     in_bytes
         Whether units are bytes.
     """

@@ -1,6 +1,6 @@
-"""Running a plan: its tables first, then its matrices, then its patterns.
+"""Running a plan: first its tables, then its matrices, then its patterns.
 
-This stands above the planner and the backends, so that no backend plans a call or knows another backend.
+This module uses the planner and the backends, so that no backend needs the planner or another backend.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from initium.regions.windows import Window
 
 __all__ = ["draw_gaussians", "run"]
 
-# Values that a pattern is asked for at a time.
+# Values of a pattern that are computed at a time.
 _VALUES = 1 << 22
 _NORMAL = normal_fill()
 
@@ -36,18 +36,18 @@ _NORMAL = normal_fill()
 def run(
     made: Plan, backend: str | None = None, threads: int | None = None, progress: Progress | None = None
 ) -> None:
-    """Do every job of a plan.
+    """Run every job of a plan.
 
     Parameters
     ----------
     made
-        From `initium.planning.plan.plan`.
+        A result of `initium.planning.plan.plan`.
     backend
-        By name; the fastest for the device of the destinations by default.
+        The name of a backend. Default: the fastest one for the device of the destinations.
     threads
-        Number of CPU threads; all available cores by default.
+        Number of CPU threads. Default: all available cores.
     progress
-        Called now and then with the units done.
+        Called from time to time with the units done.
     """
     chosen = backend_for((job.destination.device for job in made.jobs), backend)
     chosen.fill(made, threads, progress)
@@ -73,7 +73,7 @@ def draw_gaussians(backend: Backend, seed: int, wanted: Iterable[GaussianDraw]) 
 
 
 def _write_pattern(job: PatternJob, seed: int, backend: Backend, threads: int | None) -> None:
-    """Make the values of a job piece by piece, in this machine's memory, and write them."""
+    """Compute the values of a job piece by piece in host memory, and write them."""
     host = backend if "cpu" in backend.devices else lookup("numba")
 
     def sample(fill: Fill, box: Box, dtype: DType) -> NDArray[Any]:

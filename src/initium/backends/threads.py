@@ -1,7 +1,7 @@
-"""Threads of our own: the pool that draws, the limits of BLAS, and crews that share a list of tasks.
+"""Threads: the pool that draws, the thread limits of BLAS, and crews that share a list of tasks.
 
-Numba's own threading layers either abort when two Python threads enter them at once or do not survive fork;
-plain threads do both. BLAS runs on one thread while a crew's own threads call it.
+Numba's threading layers either abort if two Python threads enter them at the same time, or do not survive
+fork. Plain threads have neither limit. BLAS runs on one thread while the threads of a crew call it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from initium.kernels.float_mode import in_default_mode
 
 __all__ = ["Crew", "available_cores", "count_of", "one_blas_thread", "settle", "start"]
 
-#: Starts a function in up to so many threads, and adds a future to a list for each.
+#: A function that starts another function in up to a number of threads, and adds their futures to a list.
 Spawn: TypeAlias = Callable[[Callable[[], None], int, list[Future[None]]], None]
 
 # --- the pool -----------------------------------------------------------------------------------------------
@@ -36,31 +36,31 @@ def available_cores() -> int:
 
 
 def count_of(threads: int | None) -> int:
-    """Return a number of threads: all available cores if None."""
+    """Return the number of threads; None means all available cores."""
     return available_cores() if threads is None else check_count("threads", threads, minimum=1)
 
 
 class _Gate:
-    """Holds back what was handed to threads until the caller knows of all of it."""
+    """Delays work in threads until the caller knows how many threads were started."""
 
     def __init__(self) -> None:
         self._opened = threading.Event()
         self._accepted = 0
 
     def open(self, accepted: int) -> None:
-        """Let the first so many pass, and drop the others."""
+        """Let the first `accepted` threads work; the others do nothing."""
         self._accepted = accepted
         self._opened.set()
 
     def run(self, number: int, work: Callable[[], None]) -> None:
-        """Wait for the gate, and do the work of an accepted number."""
+        """Wait until the gate is open, and do the work if the number is accepted."""
         self._opened.wait()
         if number < self._accepted:
             work()
 
 
 class _Pool:
-    """The worker threads of this process: as many as were ever asked for, started once, anew after fork."""
+    """The worker threads of this process, as many as the largest request; started again after fork."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class _Pool:
         self._size = 0
 
     def start(self, work: Callable[[], None], workers: int, into: list[Future[None]]) -> None:
-        """Start `work` in up to so many threads; see `start`."""
+        """Start `work` in up to `workers` threads; see `start`."""
         gate, accepted = _Gate(), 0
         try:
             with self._lock:
@@ -77,8 +77,9 @@ class _Pool:
                     into.append(executor.submit(gate.run, number, work))  # noqa: PERF401 (kept if one fails)
             accepted = workers
         except RuntimeError:
-            # The system has no more threads, or the interpreter is ending. What was queued before the error
-            # has a future; the one that failed may be queued without one, and must not run.
+            # The system has no more threads, or the interpreter is ending. Work that was queued before the
+            # error has a future. Work whose submission failed may be queued without a future, and must not
+            # run.
             accepted = len(into)
         finally:
             gate.open(accepted)
@@ -86,7 +87,7 @@ class _Pool:
     def _executor_of(self, workers: int) -> ThreadPoolExecutor:
         if self._executor is None or self._size < workers:
             if self._executor is not None:
-                self._executor.shutdown(wait=False)  # what runs there goes on to its end
+                self._executor.shutdown(wait=False)  # running work continues to its end
             self._executor = ThreadPoolExecutor(workers, "initium")
             self._size = workers
         return self._executor
@@ -96,31 +97,31 @@ _pool = _Pool()
 
 
 def start(work: Callable[[], None], workers: int, into: list[Future[None]]) -> None:
-    """Start `work` in up to so many threads of this process's pool.
+    """Start `work` in up to `workers` threads of the pool of this process.
 
     Parameters
     ----------
     work
-        What each thread does. The caller does it too, so that fewer threads than asked for do no harm: the
-        system may have no more, and there are none once the main thread has ended.
+        The function that each thread calls. The caller must call it too, since there may be fewer threads:
+        the system can be out of threads, and no thread starts after the end of the main thread.
     workers
-        How many threads.
+        Largest number of threads.
     into
-        An empty list, which gets a future for each thread before any of them begins.
+        An empty list; a future for each thread is added before any of them starts.
     """
     # Threads inherit a floating-point mode; the work is done in the default one.
     _pool.start(in_default_mode(work), workers, into)
 
 
 def settle(others: list[Future[None]]) -> list[Future[None]]:
-    """Wait until no thread of a call runs, interrupts or not; those that have not begun are cancelled.
+    """Wait until no thread of a call runs, also after an interrupt; cancel threads that have not started.
 
     Returns
     -------
     list of Future
-        Those that had begun; `Future.result` raises what a thread raised.
+        The futures of the threads that had started; `Future.result` raises the exception of a thread.
     """
-    # `wait` would wait for a cancelled one until a thread takes it off its queue.
+    # `wait` would wait for a cancelled future until a thread takes it from the queue.
     begun = [other for other in others if not other.cancel()]
     interrupt: BaseException | None = None
     while True:
@@ -135,7 +136,7 @@ def settle(others: list[Future[None]]) -> list[Future[None]]:
 
 
 def _reset_pool_after_fork() -> None:
-    global _pool  # a child has none of its parent's threads
+    global _pool  # a child process has no threads of its parent
     _pool = _Pool()
 
 
@@ -145,28 +146,28 @@ if hasattr(os, "register_at_fork"):
 # --- BLAS ---------------------------------------------------------------------------------------------------
 
 _blas_lock = threading.Lock()
-_blas_calls: list[None] = []  # one entry for each call within `one_blas_thread`
+_blas_calls: list[None] = []  # one entry per active `one_blas_thread`
 _blas_before: list[tuple[Any, int]] = []
 
 
 @cache
 def _blas_libraries() -> list[Any]:
-    # NumPy has loaded its BLAS by now. One that threadpoolctl does not know keeps its threads.
+    # NumPy has loaded its BLAS before. A BLAS that threadpoolctl does not know keeps its threads.
     return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread while any call of this process is within.
+    """Limit BLAS to one thread while this context is active in any thread of the process.
 
-    The order of additions in a product then depends on its shape alone.
+    Then the order of additions in a product depends only on its shape.
     """
     with _blas_lock:
         if not _blas_calls:
             _blas_before[:] = [(library, library.get_num_threads()) for library in _blas_libraries()]
             for library, _ in _blas_before:
                 library.set_num_threads(1)
-        calls = _blas_calls  # a child that is forked in here has a list of its own
+        calls = _blas_calls  # a child process that is forked here has its own list
         calls.append(None)
     try:
         yield
@@ -184,10 +185,10 @@ def _restore_blas() -> None:
 
 
 def _reset_blas_after_fork() -> None:
-    """Lift the limit in a child: the threads that set it, or hold the lock, are not there to do it."""
+    """Remove the limit in a child process, which lacks the threads that set it or hold the lock."""
     global _blas_lock, _blas_calls
     _blas_lock, _blas_calls = threading.Lock(), []
-    _restore_blas()  # of an idle parent there is nothing to restore
+    _restore_blas()  # does nothing if the parent had no limit
 
 
 if hasattr(os, "register_at_fork"):
@@ -195,9 +196,9 @@ if hasattr(os, "register_at_fork"):
 
 
 class _ForkGate:
-    """Makes a fork wait until no thread is within a product.
+    """Makes a fork wait until no thread computes a product.
 
-    OpenBLAS frees its threads and buffers before a fork; a product that runs at that moment never returns.
+    OpenBLAS frees its threads and buffers before a fork; a product that runs at this moment never returns.
     """
 
     def __init__(self) -> None:
@@ -221,14 +222,14 @@ class _ForkGate:
                 self._changed.notify_all()
 
     def before_fork(self) -> None:
-        """Let no thread begin a product, and wait for those that are within one."""
+        """Let no thread start a product, and wait for the running products."""
         with self._changed:
             self._forking += 1
             while self._inside.keys() - {threading.get_ident()}:
                 self._changed.wait()
 
     def after_fork(self) -> None:
-        """Let products begin again, in the parent."""
+        """Allow products again, in the parent."""
         with self._changed:
             self._forking -= 1
             self._changed.notify_all()
@@ -238,7 +239,7 @@ _products = _ForkGate()
 
 
 def _reset_products_after_fork() -> None:
-    global _products  # a child has none of its parent's threads
+    global _products  # a child process has no threads of its parent
     _products = _ForkGate()
 
 
@@ -253,7 +254,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Crew:
-    """Runs lists of tasks over threads, and counts units of work."""
+    """Runs lists of tasks in threads, and counts units of work."""
 
     def __init__(self, threads: int, progress: Progress | None, spawn: Spawn = start) -> None:
         self._threads, self._progress, self._spawn = threads, progress, spawn
@@ -263,7 +264,7 @@ class Crew:
     def together(self, tasks: Sequence[tuple[Callable[[], None], float]]) -> None:
         """Run tasks, started in order, and return when all are done.
 
-        After an error or an interrupt no further task starts, and none runs on once the call is over.
+        After an error or an interrupt, no further task starts, and no task runs after the call.
         """
         waiting = iter(tasks)
         caller = threading.get_ident()

@@ -1,4 +1,4 @@
-"""The command line: ``initium init``, ``plan``, ``recipes`` and ``plot``; one file a command."""
+"""The command line: ``initium init``, ``plan``, ``recipes`` and ``plot``; one file per command."""
 
 from __future__ import annotations
 

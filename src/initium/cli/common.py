@@ -1,4 +1,4 @@
-"""What all commands share: errors in one line, tables, and numbers for people."""
+"""Functions for all commands: errors in one line, tables, and readable numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Commands", "count", "human", "planned", "printable", "show", "show_l
 
 
 class _UsageError(click.ClickException):
-    """A wrong command line, told in one line."""
+    """A wrong command line, reported in one line."""
 
     exit_code = 2
 
@@ -39,7 +39,7 @@ class _Interrupted(click.ClickException):
 
 _LONGEST_ERROR = 2000
 
-#: What click 8.2 and later raises to show the help of a group.
+#: The exception of click 8.2 and later that shows the help of a group.
 _HELP_WITHOUT_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
@@ -50,14 +50,14 @@ def _one_line_errors() -> Iterator[None]:
     except _HELP_WITHOUT_ARGUMENTS:
         raise
     except (click.exceptions.Exit, click.Abort):
-        raise  # both are RuntimeErrors by which click leaves
+        raise  # RuntimeErrors with which click ends a command
     except KeyboardInterrupt as error:
         raise _Interrupted("Aborted!") from error
     except click.UsageError as error:
         raise _UsageError(_one_line(error.format_message())) from error
     except OSError as error:
         if error.errno == errno.EPIPE:
-            raise  # whoever read the output has enough; click ends in silence
+            raise  # the reader of the pipe has stopped; click ends without a message
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         raise click.ClickException(_one_line(text)) from error
     except (ValueError, TypeError, ImportError, RuntimeError, ArithmeticError, MemoryError) as error:
@@ -77,7 +77,7 @@ def printable(text: str) -> str:
 
 
 class Commands(click.Group):
-    """A group that shows errors in one line, without a traceback."""
+    """A group of commands that shows errors in one line, without a traceback."""
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         """Parse the command line."""
@@ -94,18 +94,18 @@ class Commands(click.Group):
 
 
 def planned(model: Architecture, recipe: Recipe | None, dtype: str | None) -> CheckpointPlan:
-    """Return the plan for a model, and warn of rules that were not used."""
+    """Return the plan for a model, and warn about unused rules."""
     try:
         plan = plan_checkpoint(model, recipe, dtype=dtype)
     except NoRecipeError as error:
         raise click.UsageError(f"{error} (--recipe)") from error
     for rule in plan.unused:
-        click.echo(f"Warning: {printable(rule.where)}: no tensor is left for this rule", err=True)
+        click.echo(f"Warning: {printable(rule.where)}: no remaining tensor matches this rule", err=True)
     return plan
 
 
 def show_left_out(plan: CheckpointPlan) -> None:
-    """Print what is not written, if there is any."""
+    """Print which tensors are not written, if any."""
     skipped = sum(assignment.fill is None for assignment in plan.assignments)
     parts = [f"{skipped} tensor{'s' if skipped > 1 else ''} that the recipe skips"] if skipped else []
     if buffers := plan.model.left_out:
@@ -117,24 +117,24 @@ def show_left_out(plan: CheckpointPlan) -> None:
 
 # --- numbers and tables -------------------------------------------------------------------------------------
 
-#: Columns of what is no terminal.
+#: Width of tables in a file or pipe.
 _PIPE_WIDTH = 10_000
 
 
 def count(tensors: Sequence[TensorSpec]) -> str:
-    """Return how many tensors and parameters there are, and of which dtypes."""
+    """Return the number of tensors and parameters, and their dtypes, as text."""
     names = "/".join(dict.fromkeys(tensor.dtype for tensor in tensors))
     return f"{len(tensors)} tensors, {sum(tensor.size for tensor in tensors):,} parameters of {names}"
 
 
 def human(nbytes: float) -> str:
-    """Return a number of bytes in decimal units, as in ``5GB``."""
+    """Return a number of bytes in decimal units, such as ``5 GB``."""
     power = next((n for n in range(4) if nbytes < 999.5 * 1000**n), 4)
     return f"{nbytes / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def show(table: Table) -> None:
-    """Print a table; in a file or pipe no line breaks, however long."""
+    """Print a table; in a file or pipe, long lines are not broken."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPE_WIDTH)

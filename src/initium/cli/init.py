@@ -42,21 +42,24 @@ def _output(path: str) -> Path:
 )
 @options.recipe
 @click.option(
-    "--seed", type=int, callback=checked(check_seed), help="In [0, 2**64).  [default: the recipe's, else 0]"
+    "--seed",
+    type=int,
+    callback=checked(check_seed),
+    help="The seed, in [0, 2**64).  [default: of the recipe, else 0]",
 )
 @options.dtype
 @click.option(
     "--shard-size",
     metavar="SIZE",
     callback=checked(options.size),
-    help="Largest size of a file, such as 5GB.  [default: 5GB in a folder, else no limit]",
+    help="The largest size of a file, such as 5GB.  [default: 5GB in a folder, else no limit]",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@click.option("--threads", type=click.IntRange(min=1), help="Number of CPU threads.  [default: all cores]")
 @click.option(
     "--device",
     default="cpu",
     callback=checked(check_device),
-    help="Where to draw: cpu, cuda or cuda:N.  [default: cpu]",
+    help="The device that draws: cpu, cuda or cuda:N.  [default: cpu]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 def init(
@@ -72,8 +75,8 @@ def init(
 ) -> None:
     """Write the initialised weights of MODEL to safetensors files.
 
-    The output appears under its name when it is whole. Memory stays at some tens of MB, whatever its size;
-    an orthogonal weight that is larger than a buffer takes about three times its size in float32.
+    The files get their names when all of them are complete. Memory stays at some tens of MB, also for large
+    models. An orthogonal weight that is larger than a buffer needs about three times its size in float32.
     """
     plan = planned(model, recipe, dtype)
     with _warnings_in_one_line():

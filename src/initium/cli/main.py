@@ -1,4 +1,4 @@
-"""The entry point, and its list of commands."""
+"""The entry point of the command line, with the list of commands."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ __all__ = ["main"]
 def main() -> None:
     """Initialise the weights of a model, with the same bits on every machine.
 
-    MODEL is a built-in architecture (gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-3-8b, llama-3-70b), a
-    Hugging Face config.json or its folder, or an existing .safetensors file or index, for its shapes.
+    MODEL is one of: a built-in architecture (gpt2, gpt2-medium, gpt2-large, gpt2-xl, llama-3-8b,
+    llama-3-70b); a Hugging Face config.json or its folder; an existing .safetensors file or index, for its
+    shapes.
     """
 
 

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands take, checked before a command runs."""
+"""Options and arguments of several commands; they are checked before a command runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["checked", "dtype", "initializers", "model", "picture", "recipe", "si
 
 
 def checked(check: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Return a callback that makes a usage error of an error of `check`."""
+    """Return a callback that reports an error of `check` as a usage error."""
 
     def callback(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value is None:
@@ -29,7 +29,7 @@ def checked(check: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
             return check(value)
         except (ValueError, TypeError) as error:
             if type(error) not in (ValueError, TypeError):
-                raise  # a malformed file is no wrong use
+                raise  # a malformed file is not a usage error
             raise click.BadParameter(str(error), ctx, parameter) from error
 
     return callback
@@ -43,10 +43,10 @@ def size(text: str) -> int:
     """Return a number of bytes: ``5GB`` is 5e9, ``5GiB`` is 5 * 2**30."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip(), re.ASCII | re.IGNORECASE)
     if not match or match[2].upper() not in _UNITS:
-        raise ValueError(f"{text!r} is no size; expected a number with a unit such as 500MB, 5GB or 2GiB")
+        raise ValueError(f"{text!r} is not a size; expected a number with a unit such as 500MB, 5GB or 2GiB")
     size = round(Decimal(match[1]) * _UNITS[match[2].upper()])
     if size < 1:
-        raise ValueError(f"{text!r} is less than a byte")
+        raise ValueError(f"{text!r} is less than one byte; expected at least one byte")
     return size
 
 
@@ -55,13 +55,13 @@ recipe = click.option(
     "--recipe",
     metavar="NAME|FILE.toml",
     callback=checked(load),
-    help="How each tensor is drawn; see 'initium recipes'.  [default: by the model's family]",
+    help="The rules for the tensors; see 'initium recipes'.  [default: of the model's family]",
 )
 dtype = click.option(
     "--dtype",
     metavar="|".join(dtypes.DTYPES),
     callback=checked(lambda dtype: dtypes.lookup(dtype).name),
-    help="Of all tensors.  [default: the recipe's, else the model's own]",
+    help="The dtype of all tensors.  [default: of the recipe, else of the model]",
 )
 
 _PICTURES = (".png", ".svg", ".pdf")
@@ -69,7 +69,9 @@ _PICTURES = (".png", ".svg", ".pdf")
 
 def _picture(path: str) -> Path:
     if Path(path).suffix.lower() not in _PICTURES:
-        raise ValueError(f"{path!r} is no picture; expected a name that ends in {', '.join(_PICTURES)}")
+        raise ValueError(
+            f"{path!r} is not a picture file; expected a name that ends in {', '.join(_PICTURES)}"
+        )
     return Path(path)
 
 
@@ -85,7 +87,7 @@ initializers = click.option(
     metavar="NAME",
     multiple=True,
     callback=checked(_known_initializer),
-    help="An initializer of the catalogue, as in recipes; may be given several times.",
+    help="The name of an initializer in the catalogue; can be repeated.",
 )
 picture = click.option(
     "-o",

@@ -1,4 +1,4 @@
-"""``initium plan``: show what would be drawn."""
+"""``initium plan``: show the distribution of each tensor."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from initium.specs import TensorSpec
 __all__ = ["plan"]
 
 
-@click.command("plan", short_help="Show what would be drawn.")
+@click.command("plan", short_help="Show the distribution of each tensor.")
 @options.model
 @options.recipe
 @options.dtype
 def plan(model: Architecture, recipe: Recipe | None, dtype: str | None) -> None:
-    """Show what 'init' would draw for each tensor of MODEL; no weights are made."""
+    """Show the distribution that 'init' draws for each tensor of MODEL, without drawing."""
     made = planned(model, recipe, dtype)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("tensor", "shape", "dtype", "rule", "distribution"):

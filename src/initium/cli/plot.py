@@ -35,7 +35,7 @@ def plot() -> None:
 @options.initializers
 @click.option("--quantity", type=click.Choice(["bounds", "std"]), default="bounds", show_default=True)
 @click.option(
-    "--fan-in", "most", type=click.IntRange(min=1), default=100, show_default=True, help="The largest."
+    "--fan-in", "most", type=click.IntRange(min=1), default=100, show_default=True, help="The largest fan_in."
 )
 @click.option("--fan-out", type=click.IntRange(min=1), help="[default: equal to fan_in]")
 @options.picture
@@ -52,10 +52,14 @@ def plot_spread_command(
 @plot.command("signal")
 @options.initializers
 @click.option(
-    "--activation", "activations", metavar="NAME", multiple=True, help="relu, tanh, gelu, ...; several."
+    "--activation",
+    "activations",
+    metavar="NAME",
+    multiple=True,
+    help="The name of an activation, such as relu; can be repeated.",
 )
-@click.option("--depth", type=click.IntRange(min=1), default=50, show_default=True, help="Layers.")
-@click.option("--width", type=click.IntRange(min=1), default=256, show_default=True, help="Units of a layer.")
+@click.option("--depth", type=click.IntRange(min=1), default=50, show_default=True, help="Number of layers.")
+@click.option("--width", type=click.IntRange(min=1), default=256, show_default=True, help="Units per layer.")
 @click.option("--seed", type=int, default=0, show_default=True, callback=checked(check_seed))
 @options.picture
 def plot_signal_command(
@@ -76,8 +80,14 @@ def plot_signal_command(
 
 @plot.command("layers")
 @click.argument("checkpoint", metavar="FILE.safetensors")
-@click.option("--match", default="*", show_default=True, help="A glob of the tensors to draw.")
-@click.option("--limit", type=click.IntRange(min=1), default=24, show_default=True, help="Tensors at most.")
+@click.option("--match", default="*", show_default=True, help="A glob for the names of the tensors.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=24,
+    show_default=True,
+    help="The largest number of tensors.",
+)
 @options.picture
 def plot_layers_command(checkpoint: str, match: str, limit: int, output: Path) -> None:
     """Draw histograms of the weights in a checkpoint."""
@@ -87,7 +97,7 @@ def plot_layers_command(checkpoint: str, match: str, limit: int, output: Path) -
 
     names = [t.name for t in io.read_checkpoint(checkpoint).tensors if fnmatch.fnmatchcase(t.name, match)]
     if not names:
-        raise ValueError(f"{checkpoint}: no tensor's name matches {match!r}")
+        raise ValueError(f"{checkpoint}: no tensor name matches {match!r}")
     with safe_open(checkpoint, framework="numpy") as file:
         weights = {name: file.get_tensor(name) for name in names[:limit]}
     _save(plots.plot_histograms(weights), output)

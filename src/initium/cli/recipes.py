@@ -19,11 +19,11 @@ __all__ = ["recipes"]
 @click.command("recipes", short_help="List the named recipes, or print one.")
 @click.argument("name", required=False, callback=checked(load))
 def recipes(name: Recipe | None) -> None:
-    """List the named recipes, or print the recipe NAME as TOML: a start for one of your own."""
+    """List the named recipes, or print the recipe NAME as TOML, to start a recipe file from it."""
     if name is not None:
         click.echo(name.text, nl=False)
         return
-    table = Table("recipe", "default for", "what it does", "source", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("recipe", "default for", "description", "source", box=box.SIMPLE_HEAD, pad_edge=False)
     for known in NAMED:
         recipe = load(known)
         families = ", ".join(family for family, default in DEFAULTS.items() if default == known)

@@ -1,1 +1,1 @@
-"""Fills: the concrete distributions that backends draw."""
+"""Fills: concrete distributions, which backends draw."""

@@ -1,7 +1,7 @@
-"""What all fills have in common.
+"""The interface of all fills.
 
-An initializer is what the user asked for; `resolve` turns it, for one shape, into a fill. A fill knows
-nothing of names and seeds.
+An initializer is the user's choice. Its `resolve` returns a fill, the concrete distribution for one shape. A
+fill does not depend on names and seeds.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from initium.dtypes import DType
 
 __all__ = ["Fill", "Real", "check_reach"]
 
-#: A number, exact where rounding decides.
+#: A number; a fraction where the exact value matters.
 Real: TypeAlias = float | Fraction
 
 
 class Fill(Protocol):
     """One concrete distribution.
 
-    Fills of independent values are also `initium.fills.elementwise.ElementwiseFill`; the others are
-    `PatternFill` and `OrthogonalFill`.
+    There are three kinds: `ElementwiseFill` for independent values, `PatternFill`, and `OrthogonalFill`.
     """
 
     @property

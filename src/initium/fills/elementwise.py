@@ -1,6 +1,6 @@
-"""Fills of independent values: words, constants, uniform and normal, and their parameters in a job's row.
+"""Fills of independent values: words, constants, uniform and normal, and their parameters in a job row.
 
-`encode` turns a fill, for one dtype, into the numbers that kernels read.
+`encode` returns the numbers that kernels read, for one fill and one dtype.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Encoding(NamedTuple):
-    """What a kernel needs to know: the kind, one 64-bit number and the row of parameters."""
+    """The input of a kernel: the kind, one 64-bit number and the row of parameters."""
 
     kind: str
     integer: int
@@ -41,7 +41,7 @@ class Encoding(NamedTuple):
 
 
 class ElementwiseFill:
-    """A fill whose values depend on their own index alone; kernels draw it."""
+    """A fill in which each value depends on its own index only; kernels draw it."""
 
     @property
     def mean(self) -> float:
@@ -54,7 +54,7 @@ class ElementwiseFill:
         raise NotImplementedError
 
     def encode(self, dtype: DType) -> Encoding:
-        """Return the kernel's view; raise `ValueError` if the dtype cannot hold the distribution."""
+        """Return the input of the kernel; raise `ValueError` if the dtype cannot hold the distribution."""
         raise NotImplementedError
 
     def check(self, dtype: DType) -> None:
@@ -131,12 +131,12 @@ def _inside(fill: ElementwiseFill, low: Real, high: Real, dtype: DType) -> tuple
 
 @dataclass(frozen=True)
 class WordsFill(ElementwiseFill):
-    """The words of the stream themselves, into memory of 32 bits an element.
+    """The words of the stream, written to memory of 32 bits per element.
 
     Attributes
     ----------
     first_block
-        Block in which element zero begins.
+        Block that holds element zero.
     """
 
     first_block: int = 0
@@ -152,9 +152,9 @@ class WordsFill(ElementwiseFill):
         return math.sqrt((2.0**64 - 1) / 12)
 
     def encode(self, dtype: DType) -> Encoding:
-        """Return the first block; the memory's dtype counts by its width alone."""
+        """Return the first block; only the width of the dtype matters."""
         if dtype.itemsize != 4:
-            raise ValueError(f"words have 32 bits; expected memory of 4 bytes an element, not {dtype}")
+            raise ValueError(f"words have 32 bits; expected memory of 4 bytes per element, not {dtype}")
         return Encoding(T.WORDS, self.first_block, _row({}))
 
 

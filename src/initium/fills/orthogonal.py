@@ -1,15 +1,17 @@
-"""Orthogonal fills: random orthogonal matrices, and what their values are made of.
+"""Orthogonal fills: random orthogonal matrices, and the definition of their values.
 
-A random orthogonal weight is the sign-corrected Q of the QR of a Gaussian matrix, uniform over all orthogonal
-(or semi-orthogonal) matrices. Write n for the longer side of the matrix and m for the shorter one:
+A random orthogonal weight is the sign-corrected Q of the QR decomposition of a Gaussian matrix. Its
+distribution is the Haar measure on the orthogonal (or semi-orthogonal) matrices. Let n be the longer side of
+the matrix and m the shorter one:
 
-- the Gaussians are those of ``initium.normal((m, n))`` of the same seed and name: value ``j n + k`` of the
-  stream stands in row j and column k of G (after ``m n`` values for each matrix before it in a stack);
-- ``method="householder"``: reflector j is that of the vector ``G[j, j:]`` on axes j and up; the matrix is the
-  product of the reflectors in order (Stewart 1980), and ``G[j, :j]`` is not used;
-- ``method="qr"``: the matrix is the Q of ``G.T`` (Mezzadri 2007). Same distribution, other values;
-- a wide matrix is the transpose of the tall one. So a weight and its transposed twin of the same name are
-  transposes of each other, in torch's layout and in JAX's.
+- The Gaussians G are the values of ``initium.normal((m, n))`` with the same seed and name. Value ``j n + k``
+  of the stream is ``G[j, k]``. In a stack, each matrix takes the next ``m n`` values.
+- ``method="householder"``: reflector j acts on axes j and up. It maps the vector ``G[j, j:]`` to a multiple
+  of the first unit vector; ``G[j, :j]`` is not used. The matrix is the product of the reflectors in order
+  (Stewart 1980).
+- ``method="qr"``: the matrix is the Q of ``G.T`` (Mezzadri 2007): the same distribution, other values.
+- A wide matrix is the transpose of the tall one. So a weight (out, in) and a weight (in, out) with the same
+  name are transposes of each other.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class OrthogonalFill:
     shape
         The global shape.
     row_axes
-        Axes that make up the rows of a matrix; what is left over makes up the columns.
+        Axes that form the rows of a matrix; the remaining axes form the columns.
     batch_axes
         Axes that stack independent matrices.
     gain
@@ -43,7 +45,7 @@ class OrthogonalFill:
     method
         ``"householder"`` or ``"qr"``.
     centre
-        (axis, position) of axes on which all other positions are zero (delta-orthogonal).
+        (axis, position) of the axes on which all other positions are zero (delta-orthogonal).
     """
 
     shape: tuple[int, ...]
@@ -59,7 +61,7 @@ class OrthogonalFill:
 
     @property
     def column_axes(self) -> Axes:
-        """Axes that make up the columns."""
+        """Axes that form the columns."""
         others = {*self.row_axes, *self.batch_axes, *(axis for axis, _ in self.centre)}
         return tuple(axis for axis in range(len(self.shape)) if axis not in others)
 
@@ -71,7 +73,7 @@ class OrthogonalFill:
 
     @property
     def period(self) -> int:
-        """Number of consecutive elements that hold whole matrices: one of a stack, or all."""
+        """Number of consecutive elements that hold whole matrices: one matrix of a stack, or all."""
         stacked = len(self.batch_axes)
         leading = self.batch_axes == tuple(range(stacked))
         return math.prod(self.shape[stacked:] if leading else self.shape)
@@ -83,7 +85,7 @@ class OrthogonalFill:
 
     @property
     def std(self) -> float:
-        """Root mean square of all values: that of a matrix is gain / sqrt(longer side)."""
+        """Root mean square of all values; for one matrix it is gain / sqrt(longer side)."""
         positions = math.prod(self.shape[axis] for axis, _ in self.centre)
         return abs(self.gain) / math.sqrt(max(1, self.sides[0] * positions))
 

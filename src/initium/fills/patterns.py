@@ -1,6 +1,6 @@
-"""Pattern fills: values that depend on their place, made by NumPy a few million at a time.
+"""Pattern fills: values that depend on their index along each axis, computed by NumPy in pieces.
 
-Any fill that is neither elementwise nor orthogonal derives from `PatternFill` and states one method, `array`.
+A fill that is neither elementwise nor orthogonal derives from `PatternFill` and implements `array`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from initium.regions.boxes import Box
 
 __all__ = ["LINES", "Draw", "PatternFill", "by_blocks"]
 
-#: Lines that are looked at together at most, where each takes a look at all of its values.
+#: Largest number of lines in a block, for fills that read all values of a line.
 LINES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Values of independent fills under one tensor's name, for patterns that are made of some.
+    """Random values of one tensor's stream, for patterns that contain random values.
 
     Attributes
     ----------
     stream, seed
-        Of the tensor; the values depend on nothing else, so that draws of equal ones are equal.
+        Stream and seed of the tensor. Two draws with the same stream and seed give the same values.
     sample
         ``sample(fill, box, dtype)`` returns an array on the CPU.
     """
@@ -43,7 +43,7 @@ class Draw:
     def __call__(
         self, fill: Fill, shape: tuple[int, ...], index: tuple[range, ...], dtype: DType
     ) -> NDArray[Any]:
-        """Return the values of `fill` on a global shape at ``np.ix_(*index)``, all ranges not empty."""
+        """Return the values of `fill` on a global shape at ``np.ix_(*index)``; no range is empty."""
         strides = packed_steps(shape)
         start = sum(along.start * stride for along, stride in zip(index, strides, strict=True))
         steps = tuple(along.step * stride for along, stride in zip(index, strides, strict=True))
@@ -57,7 +57,7 @@ class Draw:
 
 
 def by_blocks(lines: range, block: int, of_block: Callable[[int], NDArray[Any]]) -> NDArray[Any]:
-    """Return a value for each line; ``of_block(first)`` gives those of `block` lines from `first` on."""
+    """Return one value per line; ``of_block(first)`` returns the values of `block` lines from `first` on."""
     wanted = np.array(lines)
     numbers, where = np.unique(wanted // block, return_inverse=True)
     found = [of_block(int(number) * block) for number in numbers]
@@ -67,14 +67,14 @@ def by_blocks(lines: range, block: int, of_block: Callable[[int], NDArray[Any]])
 
 
 class PatternFill:
-    """A fill that writes an array for each part of its shape.
+    """A fill that computes an array for each part of its shape.
 
     Attributes
     ----------
     shape
         The global shape.
     mean, std
-        Over all values of the tensor.
+        Mean and standard deviation over all values of the tensor.
     """
 
     shape: tuple[int, ...]
@@ -95,9 +95,10 @@ class PatternFill:
         raise NotImplementedError
 
     def array(self, index: tuple[range, ...], dtype: DType, draw: Draw) -> NDArray[Any]:
-        """Return the values at ``np.ix_(*index)``, in any real dtype that rounds to `dtype` once.
+        """Return the values at ``np.ix_(*index)``, in any real dtype; the caller rounds them to `dtype`.
 
-        They may depend on `index`, `dtype` and on what `draw` gives alone, so that slices equal the whole.
+        A value may depend only on its own index, on `dtype` and on `draw`, so that a slice equals the same
+        slice of the whole.
         """
         raise NotImplementedError
 

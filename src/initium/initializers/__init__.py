@@ -1,1 +1,1 @@
-"""Initializers: what the user asks for, from every library and paper under its own name."""
+"""Initializers: the user's choice of a distribution, under the names of many libraries and papers."""

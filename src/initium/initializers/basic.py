@@ -1,6 +1,6 @@
-"""Initializers: what the user asks for. Here are the protocol, constants, and the plain distributions.
+"""The protocol of initializers, constants, and the basic distributions.
 
-`Initializer.resolve` turns an initializer into a fill, the concrete distribution, for one shape.
+`Initializer.resolve` returns the fill for one shape: the concrete distribution.
 """
 
 from __future__ import annotations
@@ -34,7 +34,21 @@ __all__ = [
 
 @runtime_checkable
 class Initializer(Protocol):
-    """Anything that can say which distribution a weight of some shape takes."""
+    """An object that returns the distribution for a weight of any shape.
+
+    Examples
+    --------
+    A class with `resolve` is an initializer:
+
+    >>> import initium as ini
+    >>> class Shrinking:
+    ...     def resolve(self, shape, layout=None):
+    ...         return ini.Normal(0.0, 1.0 / len(shape)).resolve(shape, layout)
+    >>> isinstance(Shrinking(), ini.Initializer)
+    True
+    >>> ini.initialize(Shrinking(), (1, 3), seed=7, name="w")
+    array([[ 0.19490063,  0.6056405 , -0.4829781 ]], dtype=float32)
+    """
 
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> Fill:
         """Return the fill for a weight.
@@ -42,16 +56,23 @@ class Initializer(Protocol):
         Parameters
         ----------
         shape
-            The **global** shape, never a shard's.
+            The **global** shape, not the shape of a shard.
         layout
-            The layout of the tensor, where it is known; it counts where the initializer leaves its own open.
+            The layout of the tensor if it is known. It is used if the initializer has no layout.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Constant:
-    """Every weight is `value`."""
+    """Every weight is `value`.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.initialize(ini.Constant(0.5), 3, seed=0)
+    array([0.5, 0.5, 0.5], dtype=float32)
+    """
 
     value: float = 0.0
 
@@ -65,7 +86,14 @@ class Constant:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform on [low, high)."""
+    """Uniform on [low, high).
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.initialize(ini.Uniform(-1.0, 1.0), 3, seed=7, name="w")
+    array([ 0.30331653,  0.7742123 , -0.6659339 ], dtype=float32)
+    """
 
     low: float = 0.0
     high: float = 1.0
@@ -80,7 +108,14 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Normal:
-    """Normal with `mean` and standard deviation `std`."""
+    """Normal with mean `mean` and standard deviation `std`.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.initialize(ini.Normal(0.0, 0.02), 3, seed=7, name="w")
+    array([ 0.00779602,  0.02422562, -0.01931912], dtype=float32)
+    """
 
     mean: float = 0.0
     std: float = 1.0
@@ -96,17 +131,25 @@ class Normal:
 
 @dataclass(frozen=True)
 class TruncatedNormal:
-    """Normal, conditioned on an interval.
+    """Normal, truncated to an interval.
 
     Parameters
     ----------
     mean, std
-        Of the normal **before** truncation.
+        Mean and standard deviation of the normal distribution **before** truncation.
     lower, upper
-        Bounds in units of `std` from `mean`, or values themselves if `absolute`; infinite ones leave that
+        Bounds: distances from `mean` in units of `std`, or values if `absolute`. An infinite bound leaves its
         side open.
     absolute
         Whether the bounds are values, as in ``torch.nn.init.trunc_normal_(a=, b=)``.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.initialize(ini.TruncatedNormal(0.0, 0.02, -2.0, 2.0), 3, seed=7, name="w")
+    array([ 0.00742411,  0.02247992, -0.01814153], dtype=float32)
+    >>> print(ini.TruncatedNormal(0.0, 0.02, -0.04, 0.04, absolute=True).resolve((4, 3)))
+    truncated_normal(0, 0.02, -2, 2)
     """
 
     mean: float = 0.0
@@ -127,16 +170,14 @@ class TruncatedNormal:
                 raise ValueError(f"lower={lower} is not below upper={upper}; expected lower < upper")
             if std == 0:
                 if not lower <= mean <= upper:
-                    raise ValueError(
-                        f"std=0 and mean={mean} lies outside [{lower}, {upper}]; expected std > 0"
-                    )
+                    raise ValueError(f"std=0 and mean={mean} is outside [{lower}, {upper}]; expected std > 0")
                 return ConstantFill(mean)
             lower, upper = -_sigmas_within(-lower, -mean, std), _sigmas_within(upper, mean, std)
         return TruncatedNormalFill(mean, std, lower, upper)
 
 
 def _sigmas_within(bound: float, mean: float, std: float) -> float:
-    """Return the distance of an upper bound from the mean in units of std, rounded to stay within it."""
+    """Return the distance of an upper bound from the mean in units of std, rounded so as not to exceed it."""
     sigmas = (bound - mean) / std
     while math.isfinite(sigmas) and Fraction(mean) + Fraction(std) * Fraction(sigmas) > bound:
         sigmas = math.nextafter(sigmas, -math.inf)

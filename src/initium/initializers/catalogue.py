@@ -1,9 +1,9 @@
-"""The catalogue: every initializer by name, with formula, layout, source and peers, read off the code.
+"""The catalogue: every initializer by name, with formula, layout, source and peers, collected from the code.
 
-``python -m initium.initializers.catalogue`` prints it as Markdown; ``docs/catalogue.md`` is that text.
+``python -m initium.initializers.catalogue`` prints it as Markdown; ``docs/catalogue.md`` is this text.
 
-What a function says of itself stands in its docstring: the formula in the first line, then ``Source:`` and
-``Peers:``. Classes say more than that, and so their lines stand here.
+The entry of a function comes from its docstring: the formula is the first line; ``Source:`` and ``Peers:``
+follow. The entries of classes are in this file.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class Entry:
     Attributes
     ----------
     name
-        What recipes and tables call it.
+        The name in recipes and tables.
     maker
-        Function or class that makes it.
+        The function or class that makes it.
     section
-        Heading in the table.
+        The heading in the table.
     formula, source, peers
-        What is drawn, who says so, and who else has it; empty where there is nothing to say.
+        The distribution, its paper or library, and equivalents in other libraries; empty if unknown.
     layout
-        Name of the layout that fans or rows are read off by default; empty if there is none.
+        Name of the default layout for fans or rows; empty if there is none.
     aliases
         Other names of the same function.
     """
@@ -53,7 +53,7 @@ class Entry:
     aliases: tuple[str, ...] = ()
 
 
-#: Classes without a function of their own: formula, source, peers.
+#: Entries of classes that have no function: formula, source, peers.
 _CLASSES: Mapping[type, tuple[str, str, str]] = {
     basic.Uniform: (
         "U[low, high)",
@@ -62,12 +62,12 @@ _CLASSES: Mapping[type, tuple[str, str, str]] = {
     ),
     basic.Normal: ("N(mean, std^2)", "", "torch normal_; JAX normal (std 0.01); Caffe GaussianFiller"),
     basic.TruncatedNormal: (
-        "N(mean, std^2), conditioned on mean + [lower std, upper std], or on [lower, upper] if `absolute`",
+        "N(mean, std^2), truncated to mean + [lower std, upper std], or to [lower, upper] if `absolute`",
         "",
         "JAX truncated_normal; torch trunc_normal_ (absolute bounds)",
     ),
     scaling.VarianceScaling: (
-        "variance scale / n: U(+-sqrt(3 scale / n)), N(0, scale / n), or that cut at 2 sigmas and corrected",
+        "U(+-sqrt(3 scale / n)), or N(0, scale / n), also truncated at 2 sigma with the std corrected",
         "",
         "Keras VarianceScaling; JAX variance_scaling",
     ),
@@ -82,7 +82,7 @@ _CLASSES: Mapping[type, tuple[str, str, str]] = {
         "JAX delta_orthogonal",
     ),
     identities.Identity: ("gain I", "", "torch eye_; Keras Identity"),
-    identities.Dirac: ("1 where a convolution passes a channel on, else 0", "", "torch dirac_"),
+    identities.Dirac: ("1 at the centre tap for equal channels, else 0", "", "torch dirac_"),
 }
 
 #: Sections of the table, each with its names in order.
@@ -170,7 +170,7 @@ def _read(function: Callable[..., Any]) -> tuple[str, str, str]:
 
 
 def _layout(maker: Callable[..., Any]) -> str:
-    """Return the layout that shapes are read by where neither the user nor the tensor says another."""
+    """Return the name of the layout that is used if neither the user nor the tensor has one."""
     parameters = inspect.signature(maker).parameters
     if "layout" in parameters:
         return parameters["layout"].default or OUT_IN.name
@@ -190,7 +190,7 @@ def _aliases(name: str, maker: Any) -> Iterator[str]:
 #: All entries by name.
 CATALOGUE: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _entries()})
 
-#: Makers of initializers by every name, aliases included.
+#: Functions and classes that make initializers, by all names and aliases.
 MAKERS: Mapping[str, Callable[..., Initializer]] = MappingProxyType(
     {name: entry.maker for entry in CATALOGUE.values() for name in (entry.name, *entry.aliases)}
 )
@@ -200,17 +200,24 @@ MAKERS: Mapping[str, Callable[..., Initializer]] = MappingProxyType(
 _HEAD = """\
 # The catalogue of initializers
 
-Written by `python -m initium.initializers.catalogue` from the code; do not edit.
+`python -m initium.initializers.catalogue` writes this page from the code; do not edit it.
 
-n_in (fan_in) and n_out (fan_out) are inputs and outputs per unit times the receptive field, n is the one that
-`mode` names, N(m, v) is the normal distribution of mean m and **variance** v, U(+-b) the uniform one on
-[-b, b). Layout `out_in` is that of torch, (out, in, ...); `in_out` is that of Keras, JAX and TensorFlow,
-(..., in, out); any other is a `Layout` of explicit axes. "Corrected" means that the std is divided by
-0.87962566103423978, so that it is what the formula says **after** truncation.
+Notation:
 
-Names are functions of `initium`, or, in CapWords there, its classes. `initium.torch.init`,
-`initium.jax.initializers` and `initium.keras` mirror their libraries' own names and conventions: there,
-`kaiming_normal_` is not truncated, while `HeNormal` is.
+- n_in (fan_in) and n_out (fan_out) are inputs and outputs per unit, times the receptive field.
+- n is n_in, n_out or a mean of both; the argument `mode` selects it.
+- N(m, v) is the normal distribution with mean m and **variance** v.
+- U(+-b) is the uniform distribution on [-b, b).
+- "Corrected": the std is divided by 0.87962566103423978. So the formula gives the std **after** truncation at
+  2 sigma.
+
+The layout `out_in` is (out, in, ...), as in torch. The layout `in_out` is (..., in, out), as in Keras, JAX
+and TensorFlow. Other layouts are `Layout` objects with explicit axes.
+
+Lower-case names are functions of `initium`; names in CapWords are its classes.
+
+`initium.torch.init`, `initium.jax.initializers` and `initium.keras` have the names and conventions of their
+libraries. For example, torch's `kaiming_normal_` is not truncated, and Keras's `HeNormal` is truncated.
 """
 
 
@@ -226,7 +233,7 @@ def markdown() -> str:
         ]
         lines += [_line(entry) for entry in CATALOGUE.values() if entry.section == section]
         lines.append("")
-    lines += ["## Gains", "", "`calculate_gain(nonlinearity, param)`, factors of the std:", ""]
+    lines += ["## Gains", "", "A gain is a factor of the std: `calculate_gain(nonlinearity, param)`.", ""]
     lines += ["| nonlinearity | gain |", "|---|---|"]
     lines += [f"| {name} | {calculate_gain(name):.6g} |" for name in GAINS]
     lines += ["| leaky_relu | sqrt(2 / (1 + param^2)) |", ""]

@@ -1,4 +1,4 @@
-"""Fixed filters as weights: an array, bilinear interpolation, the short-time Fourier transform."""
+"""Fixed filters as weights: an array, bilinear interpolation, and the short-time Fourier transform."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["STFT", "Bilinear", "ConstantArray", "bilinear", "caffe_bilinear", "s
 
 @dataclass(frozen=True)
 class _FilterFill(PatternFill):
-    """Values that do not depend on the stream, read off an array that broadcasts to the global shape."""
+    """Values from an array that broadcasts to the global shape; they do not depend on the stream."""
 
     shape: tuple[int, ...]
 
     @property
     @abstractmethod
     def values(self) -> NDArray[np.float64]:
-        """The array; its axes are the last ones of the shape, those of one element repeat."""
+        """The array; its axes are the last axes of the shape, and axes of one element repeat."""
 
     @property
     def mean(self) -> float:
@@ -49,7 +49,7 @@ class _FilterFill(PatternFill):
         return float(finite.max(initial=0.0))
 
     def array(self, index: tuple[range, ...], dtype: DType, draw: Draw) -> NDArray[Any]:
-        """Return the values, through float32 for all but float64, as kernels round."""
+        """Return the values, rounded to float32 as in the kernels, except for float64."""
         values = self.values if dtype.word_bits == 64 else self.values.astype(np.float32)
         inner = index[len(index) - values.ndim :]
         picked = [
@@ -77,12 +77,12 @@ class _ArrayFill(_FilterFill):
 
 @dataclass(frozen=True, eq=False)
 class ConstantArray:
-    """Every weight is the element of an array that broadcasts to its shape, as in NumPy.
+    """The elements of an array that broadcasts to the shape of the weight, as in NumPy.
 
     Parameters
     ----------
     values
-        Real numbers; infinities are allowed, NaN is not. Copied.
+        Real numbers; infinities are allowed, NaN is not. The array is copied.
     """
 
     values: NDArray[np.float64]
@@ -91,7 +91,7 @@ class ConstantArray:
         try:
             values = np.array(self.values, np.float64)
         except (TypeError, ValueError):
-            raise TypeError(f"values={self.values!r} are no array of real numbers") from None
+            raise TypeError(f"values={self.values!r} is not an array of real numbers") from None
         if np.isnan(values).any():
             raise ValueError("values holds NaN; expected numbers")
         values.flags.writeable = False
@@ -132,12 +132,21 @@ def _bilinear(width: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Bilinear:
-    """The filter of bilinear upsampling, the same for all channels of a 4-D deconvolution."""
+    """The filter of bilinear upsampling, the same for all channels of a transposed 2-D convolution.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.initialize(ini.Bilinear(), (1, 1, 4, 4), seed=0)[0, 0, 0]
+    array([0.0625, 0.1875, 0.1875, 0.0625], dtype=float32)
+    """
 
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> Fill:
         """Return the fill; raise `ValueError` unless the shape is (..., width, width) of four axes."""
         if len(shape) != 4 or shape[2] != shape[3]:
-            raise ValueError(f"shape={tuple(shape)} is no square 2-D filter; expected (n, m, width, width)")
+            raise ValueError(
+                f"shape={tuple(shape)} is not a square 2-D filter; expected (n, m, width, width)"
+            )
         return _BilinearFill(tuple(shape))
 
 
@@ -171,7 +180,7 @@ class _STFTFill(_FilterFill):
 @lru_cache(maxsize=16)
 def _stft(settings: STFT, frame: int, bins: int) -> NDArray[np.float64]:
     time, frequency = np.arange(frame)[:, None, None], np.arange(bins)
-    # The angle is a multiple of a full turn's part: reduce it exactly, in integers.
+    # The angle is a multiple of 2 pi / length: reduce it exactly, in integers.
     length = max(2 * (bins - 1), 1)
     angle = -2.0 * math.pi * (time * frequency % length) / length
     bank = np.cos(angle) if settings.side == "real" else np.sin(angle)
@@ -193,7 +202,7 @@ def _window(name: str, frame: int, periodic: bool) -> NDArray[np.float64]:
     try:
         return np.asarray(get_window(name, frame, fftbins=periodic), np.float64)
     except ValueError as error:
-        raise ValueError(f"window={name!r} is none of scipy.signal.windows: {error}") from None
+        raise ValueError(f"window={name!r} is unknown; expected a window of scipy.signal: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -211,6 +220,15 @@ class STFT:
         magnitudes; None does neither. Without a window there is no scaling, as in Keras.
     periodic
         Whether the window is periodic rather than symmetric.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.initialize(ini.STFT(window=None), (4, 1, 3), seed=0)[:, 0].round(6) + 0.0
+    array([[ 1.,  1.,  1.],
+           [ 1.,  0., -1.],
+           [ 1., -1.,  1.],
+           [ 1.,  0., -1.]], dtype=float32)
     """
 
     side: str = "real"
@@ -228,9 +246,9 @@ class STFT:
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> Fill:
         """Return the fill; raise `ValueError` unless the shape is (frame, 1, bins)."""
         if len(shape) != 3 or shape[1] != 1:
-            raise ValueError(f"shape={tuple(shape)} is no filter bank; expected (frame, 1, bins)")
+            raise ValueError(f"shape={tuple(shape)} is not a filter bank; expected (frame, 1, bins)")
         if self.window is not None:
-            _window(self.window, 1, self.periodic)  # SciPy is asked when it is needed, not before
+            _window(self.window, 1, self.periodic)  # raises here if SciPy is missing
         return _STFTFill(tuple(shape), self)
 
 

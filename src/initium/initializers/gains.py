@@ -1,8 +1,8 @@
-"""Gains: by which factor the std of weights must grow to make up for a nonlinearity.
+"""Gains: the factors of the std of weights that compensate for a nonlinearity.
 
-A layer of std ``gain / sqrt(fan_in)`` keeps the second moment of a normal signal z through the nonlinearity
-f if ``gain = 1 / sqrt(E f(z)^2)`` (He et al. 2015, section 2.2, who solve it for ReLU). torch departs from
-this rule for sigmoid, tanh and SELU; its figures stand here, so that `calculate_gain` agrees with it.
+A layer with std ``gain / sqrt(fan_in)`` keeps the second moment of a normal signal z through the nonlinearity
+f if ``gain = 1 / sqrt(E f(z)^2)`` (He et al. 2015, section 2.2, for ReLU). torch uses other values for
+sigmoid, tanh and SELU; `calculate_gain` agrees with torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from initium.kernels.float_mode import in_default_mode
 __all__ = ["GAINS", "calculate_gain", "squared_gain"]
 
 _LEAKY_RELU = "leaky_relu"
-#: Slope that torch assumes for a leaky ReLU where none is given.
+#: Default slope of a leaky ReLU in torch.
 _NEGATIVE_SLOPE = 0.01
 
 #: Gain by nonlinearity, without leaky_relu, whose gain depends on its slope.
@@ -59,14 +59,22 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     Raises
     ------
     TypeError
-        If `param` is no number.
+        If `param` is not a number.
     ValueError
         If the nonlinearity is unknown, or `param` is not finite.
 
     Notes
     -----
-    As `torch.nn.init.calculate_gain`, which has no GELU and SiLU. Theirs are ``1 / sqrt(E f(z)^2)`` for a
-    standard normal z, the condition of He et al. 2015 (for ReLU it gives sqrt 2).
+    As `torch.nn.init.calculate_gain`, which has no GELU and SiLU. Their gains are ``1 / sqrt(E f(z)^2)`` for
+    a standard normal z, the condition of He et al. 2015 (for ReLU it gives sqrt 2).
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.calculate_gain("tanh")
+    1.6666666666666667
+    >>> ini.calculate_gain("leaky_relu", 0.2)
+    1.3867504905630728
     """
     if _checked(nonlinearity) in GAINS:
         return GAINS[nonlinearity]
@@ -75,7 +83,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 @in_default_mode
 def squared_gain(nonlinearity: str, param: float | None = None) -> float:
-    """Return the factor of the variance: the square of `calculate_gain`, for ReLU 2 without rounding.
+    """Return the factor of the variance: the square of `calculate_gain`, and exactly 2 for ReLU.
 
     Parameters and errors are those of `calculate_gain`.
     """

@@ -1,4 +1,4 @@
-"""The identities of matrices and of convolutions."""
+"""Identity matrices and identity convolutions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SPATIAL = (1, 2, 3)
 
 @dataclass(frozen=True)
 class IdentityFill(PatternFill):
-    """`gain` where row and column number are equal, else 0."""
+    """`gain` where row and column index are equal, else 0."""
 
     shape: tuple[int, ...]
     gain: float
@@ -47,18 +47,25 @@ class IdentityFill(PatternFill):
         return abs(self.gain)
 
     def array(self, index: tuple[range, ...], dtype: DType, draw: Draw) -> NDArray[Any]:
-        """Return a part of the matrix."""
+        """Return the values at the indices."""
         rows, columns = (np.asarray(i) for i in index)
         return np.where(rows[:, None] == columns, self.gain, 0.0)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """`gain` times the identity matrix, also of a shape that is not square.
+    """`gain` times the identity matrix; the shape may be rectangular.
 
     Notes
     -----
     As `torch.nn.init.eye_` and `keras.initializers.Identity`.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.initialize(ini.Identity(), (2, 3), seed=0)
+    array([[1., 0., 0.],
+           [0., 1., 0.]], dtype=float32)
     """
 
     gain: float = 1.0
@@ -69,22 +76,22 @@ class Identity:
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> IdentityFill:
         """Return the fill for a shape of two axes."""
         if len(shape) != 2:
-            raise ValueError(f"shape={tuple(shape)} is no matrix; expected two axes for the identity")
+            raise ValueError(f"shape={tuple(shape)} is not a matrix; expected two axes for the identity")
         return IdentityFill(tuple(shape), float(self.gain))
 
 
 @dataclass(frozen=True)
 class DiracFill(PatternFill):
-    """1 where a convolution passes a channel on, else 0.
+    """1 at the centre of the spatial axes where output and input channel are equal, else 0.
 
     Attributes
     ----------
     out_axis, in_axis
         Axes of the channels.
     centre
-        (axis, position) of the other axes.
+        (axis, position) of the spatial axes.
     groups
-        Groups of outputs, each of which sees the inputs from the first on.
+        Number of groups of output channels; in each group, channels count from 0.
     """
 
     shape: tuple[int, ...]
@@ -117,7 +124,7 @@ class DiracFill(PatternFill):
         return 1.0
 
     def array(self, index: tuple[range, ...], dtype: DType, draw: Draw) -> NDArray[Any]:
-        """Return a part of the weight."""
+        """Return the values at the indices."""
         at = np.ix_(*(np.asarray(i) for i in index))
         per_group = max(1, self.shape[self.out_axis] // self.groups)
         passed: NDArray[np.bool_] = at[self.out_axis] % per_group == at[self.in_axis]
@@ -128,20 +135,31 @@ class DiracFill(PatternFill):
 
 @dataclass(frozen=True)
 class Dirac:
-    """The identity of convolutions: output channel c of each group is input channel c.
+    """The identity convolution: output channel c of each group is input channel c.
 
     Parameters
     ----------
     groups
-        Groups of the convolution; they divide the output channels.
+        Number of groups of the convolution; it divides the number of output channels.
     layout
-        ``"out_in"``: (out, in, *spatial), ``"in_out"``: (*spatial, in, out), or a `Layout` with one axis of
-        outputs and one of inputs. By default that of the tensor where it is known, else ``"out_in"``. One to
-        three spatial axes.
+        ``"out_in"``: (out, in, *spatial), ``"in_out"``: (*spatial, in, out), or a `Layout` with one output
+        axis and one input axis. Default: the layout of the tensor if it is known, else ``"out_in"``. There
+        are one to three spatial axes.
 
     Notes
     -----
-    As `torch.nn.init.dirac_`: channels beyond the inputs are zero, and the centre is at ``k // 2``.
+    As `torch.nn.init.dirac_`: output channels without an input channel are zero, and the centre is at
+    ``k // 2``.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.initialize(ini.Dirac(), (2, 2, 3), seed=0)
+    array([[[0., 1., 0.],
+            [0., 0., 0.]],
+    <BLANKLINE>
+           [[0., 0., 0.],
+            [0., 1., 0.]]], dtype=float32)
     """
 
     groups: int = 1
@@ -152,7 +170,7 @@ class Dirac:
         lookup(self.layout)
 
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> DiracFill:
-        """Return the fill for a convolution's global shape."""
+        """Return the fill for the global shape of a convolution."""
         shape = tuple(shape)
         out, into, spatial = convolution_axes(shape, lookup(self.layout, layout))
         if shape[out] % self.groups:
@@ -164,19 +182,19 @@ class Dirac:
 
 
 def convolution_axes(shape: tuple[int, ...], layout: Layout) -> tuple[int, int, Axes]:
-    """Return the axis of outputs, that of inputs, and the spatial ones of a convolution."""
+    """Return the output axis, the input axis and the spatial axes of a convolution."""
     if len(shape) - 2 not in _SPATIAL:
-        raise ValueError(f"shape={shape} is no convolution; expected 3 to 5 axes")
+        raise ValueError(f"shape={shape} is not a convolution; expected 3 to 5 axes")
     outputs = axes_of("layout.out_axis", layout.out_axis, shape)
     inputs = axes_of("layout.in_axis", layout.in_axis, shape)
     if len({*outputs, *inputs}) != 2 or len(outputs) != 1 or layout.batch_axis:
         raise ValueError(
-            f"{layout} is not that of a convolution; expected one axis of outputs and one of inputs"
+            f"{layout} is not a layout of convolutions; expected one output axis and one input axis"
         )
     spatial = tuple(axis for axis in range(len(shape)) if axis not in (*outputs, *inputs))
     return outputs[0], inputs[0], spatial
 
 
 def centre_of(extent: int, upper: bool) -> int:
-    """Return the middle of an axis; of an even number of positions the upper or the lower one."""
+    """Return the middle position of an axis: the upper or lower one if their number is even."""
     return max(0, extent - (not upper)) // 2

@@ -1,4 +1,4 @@
-"""Random orthogonal weights by Haar measure: matrices, and convolutions that are one at their centre."""
+"""Random orthogonal weights by Haar measure: matrices, and convolutions with a matrix at their centre."""
 
 from __future__ import annotations
 
@@ -17,33 +17,40 @@ __all__ = ["DeltaOrthogonal", "Orthogonal", "delta_orthogonal"]
 class Orthogonal:
     """Random orthogonal matrices by Haar measure, times `gain`.
 
-    Rows are orthonormal where there are fewer rows than columns, columns where there are fewer columns.
+    The rows are orthonormal if there are at most as many rows as columns, else the columns.
 
     Parameters
     ----------
     gain
         Factor of the matrix, finite.
     method
-        ``"householder"``: a product of reflectors of Gaussian vectors, all of it matrix products, of which a
-        slice costs its share. ``"qr"``: LAPACK's or cuSOLVER's QR, always of the whole matrix.
+        ``"householder"``: the product of reflectors of Gaussian vectors, computed by matrix products; the
+        cost of a slice is about proportional to its size. ``"qr"``: the QR decomposition of LAPACK or
+        cuSOLVER, always for the whole matrix.
     layout
-        Which axis makes up the rows of the matrix, `batch_axis` apart: the first one for ``"out_in"``, the
-        flattening of torch (``(shape[0], rest)``); the last one for ``"in_out"``, that of Keras and JAX
-        (``(rest, shape[-1])``, of which this is the transpose); the ``out_axis`` of a `Layout`. By default
-        the layout of the tensor where it is known, else ``"out_in"``.
+        Which axis forms the rows of the matrix; the other axes, except `batch_axis`, form the columns.
+        ``"out_in"``: the first axis, as in torch. ``"in_out"``: the last axis, as in Keras and JAX (whose
+        matrix is the transpose). A `Layout`: its ``out_axis``. Default: the layout of the tensor if it is
+        known, else ``"out_in"``.
     column_axis
-        That axis by number, as in `jax.nn.initializers.orthogonal`; overrides `layout`.
+        The number of this axis, as in `jax.nn.initializers.orthogonal`; overrides `layout`.
     batch_axis
-        Axes that stack independent matrices (experts, heads); those of a `Layout` by default.
+        Axes that stack independent matrices (experts, heads). Default: the batch axes of a `Layout`.
 
-    Notes
-    -----
-    Distribution as in `torch.nn.init.orthogonal_`, `keras.initializers.Orthogonal` and
-    `jax.nn.initializers.orthogonal`; what the values are made of is stated in `initium.fills.orthogonal`.
-    They are computed in float32 (float64 for float64) and rounded once; slices, threads and backends agree
-    within 1e-5 times the gain. Extra memory of ``"householder"``, in units of the whole matrix in float32 and
-    with two threads: 0.7 for square matrices from 4096 on, 1.5 for 1024 and for tall ones. ``"qr"`` takes
-    several times the matrix.
+    Notes ----- The distribution is that of `torch.nn.init.orthogonal_`, `keras.initializers.Orthogonal` and
+    `jax.nn.initializers.orthogonal`. `initium.fills.orthogonal` defines the values. They are computed in
+    float32 (float64 for float64) and rounded once. The number of threads changes no bit; slices and backends
+    agree within 1e-5 times the gain. Extra memory of ``"householder"`` with two threads, in units of the
+    whole float32 matrix: 0.7 for square matrices from 4096 on, 1.5 for 1024 and for tall matrices. ``"qr"``
+    needs several times the matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import initium as ini
+    >>> heads = ini.initialize(ini.Orthogonal(batch_axis=0), (8, 4, 6), seed=7, name="heads")
+    >>> bool(np.allclose(heads[5] @ heads[5].T, np.eye(4), atol=1e-6))
+    True
     """
 
     gain: float = 1.0
@@ -70,17 +77,21 @@ class Orthogonal:
         batch = axes_of("batch_axis", self._batch() or read_by.batch_axis, shape)
         if len(shape) - len(batch) < 2:
             kind = "besides batch_axis " if batch else ""
-            raise ValueError(f"shape={shape} is no matrix; expected at least two axes {kind}to be orthogonal")
+            raise ValueError(
+                f"shape={shape} is not a matrix; expected at least two axes {kind}to be orthogonal"
+            )
         rows = self._rows(shape, batch, read_by)
         if set(rows) & set(batch):
-            raise ValueError(f"batch_axis={self.batch_axis} of shape={shape} holds the rows; expected others")
+            raise ValueError(
+                f"batch_axis={self.batch_axis} of shape={shape} contains the rows {rows}; expected others"
+            )
         fill = OrthogonalFill(shape, rows, batch, float(self.gain), self.method)
         if not fill.column_axes:
             raise ValueError(f"shape={shape} has no axis left for columns; expected one besides {rows}")
         return fill
 
     def _rows(self, shape: tuple[int, ...], batch: Axes, layout: Layout) -> Axes:
-        """Return the axes that make up the rows."""
+        """Return the axes that form the rows."""
         if self.column_axis is not None:
             return axes_of("column_axis", self.column_axis, shape)
         matrix = [axis for axis in range(len(shape)) if axis not in batch]
@@ -98,20 +109,29 @@ class DeltaOrthogonal:
     Parameters
     ----------
     gain, method
-        As in `Orthogonal`; the matrix equals that of `Orthogonal` for a weight of the same name without
+        As in `Orthogonal`. The matrix equals that of `Orthogonal` for a weight with the same name and no
         spatial axes.
     layout
-        ``"out_in"``: (out, in, *spatial), ``"in_out"``: (*spatial, in, out), or a `Layout` with one axis of
-        outputs and one of inputs. By default that of the tensor where it is known, else ``"out_in"``. One to
-        three spatial axes.
+        ``"out_in"``: (out, in, *spatial), ``"in_out"``: (*spatial, in, out), or a `Layout` with one output
+        axis and one input axis. Default: the layout of the tensor if it is known, else ``"out_in"``. There
+        are one to three spatial axes.
     centre
-        Of an axis of even size k: ``"upper"`` is ``k // 2``, as in `torch.nn.init.dirac_`, ``"lower"`` is
-        ``(k - 1) // 2``, as in `jax.nn.initializers.delta_orthogonal`. By default ``"lower"`` for
-        ``"in_out"``, else ``"upper"``.
+        The centre of an axis of even size k: ``"upper"`` is ``k // 2``, as in `torch.nn.init.dirac_`;
+        ``"lower"`` is ``(k - 1) // 2``, as in `jax.nn.initializers.delta_orthogonal`. Default: ``"lower"``
+        for ``"in_out"``, else ``"upper"``.
 
     Notes
     -----
-    Needs in <= out, so that the convolution keeps norms.
+    Requires in <= out, so that the convolution preserves norms.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import initium as ini
+    >>> weight = ini.initialize(ini.DeltaOrthogonal(), (6, 4, 3, 3), seed=7, name="conv.weight")
+    >>> centre = weight[:, :, 1, 1]
+    >>> bool(np.allclose(centre.T @ centre, np.eye(4), atol=1e-6)), int(np.count_nonzero(weight))
+    (True, 24)
     """
 
     gain: float = 1.0
@@ -127,7 +147,7 @@ class DeltaOrthogonal:
             check_choice("centre", self.centre, ("lower", "upper"))
 
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> OrthogonalFill:
-        """Return the fill for a convolution's global shape."""
+        """Return the fill for the global shape of a convolution."""
         shape, read_by = tuple(shape), lookup(self.layout, layout)
         out, into, spatial = convolution_axes(shape, read_by)
         if shape[into] > shape[out]:

@@ -1,7 +1,7 @@
-"""Initializers as other libraries and papers write them, under names that say whose they are.
+"""Initializers of other libraries and papers; their names state the origin.
 
-Each function states its formula, with n_in and n_out for fan_in and fan_out, its source and its peer. All of
-them become a general initializer of `initium.initializers`; layouts are those of the library that is meant.
+Each docstring states the formula, with n_in and n_out for fan_in and fan_out, the source and the equivalents
+in other libraries. Each function returns a general initializer, with the layout of its library.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def one_over_sqrt_normal(layout: LayoutLike = None) -> VarianceScaling:
     return VarianceScaling(1.0, "fan_in", "normal", layout)
 
 
-#: What tutorials call Xavier's simple form.
+#: The "simple" Xavier initialization of tutorials.
 simple_xavier = one_over_sqrt_uniform
-#: What tutorials call Xavier's normalised form, U(+-sqrt(6) / sqrt(n_in + n_out)).
+#: The "normalised" Xavier initialization of tutorials, U(+-sqrt(6) / sqrt(n_in + n_out)).
 normalised_xavier = glorot_uniform
 
 
@@ -81,7 +81,7 @@ def xavier_tanh(layout: LayoutLike = None) -> VarianceScaling:
 
 
 def xavier_logistic(layout: LayoutLike = None) -> VarianceScaling:
-    """U(+-4 sqrt(6 / (n_in + n_out))), for the logistic function, whose slope at 0 is 1/4 of tanh's.
+    """U(+-4 sqrt(6 / (n_in + n_out))), for the logistic function; its slope at 0 is 1/4 of the slope of tanh.
 
     Source: Theano deep learning tutorial (Bengio et al.), after Glorot and Bengio 2010.
     Peers: Theano deep learning tutorial, sigmoid layers.
@@ -102,7 +102,7 @@ def kwon_tanh(layout: LayoutLike = None) -> FourthRoot:
     """U(+-(6 / (n_in + n_out))^(1/4)), for tanh.
 
     Source: Kwon, Kwon, Chung and Lim 2019 (IJITEE 8, 4S2), as quoted by tutorials. The fourth root may be a
-    misprint of 4 sqrt, which other tables give to tanh; the derivation (slope 1 at 0) supports neither, and
+    misprint of 4 sqrt, which other tables have for tanh. The derivation (slope 1 at 0) supports neither;
     `xavier_tanh` is the usual choice.
     """
     return FourthRoot(6.0, layout)
@@ -115,7 +115,7 @@ class FourthRoot:
     Parameters
     ----------
     scale
-        > 0.
+        Numerator under the root, > 0.
     layout
         See `VarianceScaling`.
     """
@@ -128,7 +128,7 @@ class FourthRoot:
         lookup(self.layout)
 
     def fans(self, shape: Sequence[int], layout: Layout | None = None) -> Fans:
-        """Return the fans of a weight; `layout` is that of the tensor, where it is known."""
+        """Return the fans of a weight; `layout` is the layout of the tensor if it is known."""
         return lookup(self.layout, layout).fans(shape)
 
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> Fill:
@@ -146,7 +146,7 @@ _CAFFE_NORMS = {"FAN_IN": "fan_in", "FAN_OUT": "fan_out", "AVERAGE": "fan_avg"}
 def caffe_xavier(variance_norm: str = "FAN_IN") -> VarianceScaling:
     """U(+-sqrt(3 / n)), n = n_in (FAN_IN), n_out (FAN_OUT) or (n_in + n_out) / 2 (AVERAGE).
 
-    n_in = count / shape[0] and n_out = count / shape[1] of the blob, for deconvolutions too.
+    n_in = count / shape[0] and n_out = count / shape[1] of the blob, also for deconvolutions.
 
     Source: Caffe, include/caffe/filler.hpp.
     Peers: Caffe XavierFiller.
@@ -173,25 +173,25 @@ def _mode(argument: str, value: str, modes: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class _WithVectors(Layout):
-    """A layout in which a vector of n is n inputs and n outputs."""
+    """A layout in which a vector of n elements has n inputs and n outputs."""
 
     def fans(self, shape: Sequence[int]) -> Fans:
-        """Return the fans, those of a vector included."""
+        """Return the fans, also for a vector."""
         return Fans(float(shape[0]), float(shape[0])) if len(shape) == 1 else super().fans(shape)
 
 
 _TF_LAYOUT = _WithVectors(IN_OUT.in_axis, IN_OUT.out_axis, name="in_out")
 _TF_MODES = {"FAN_IN": "fan_in", "FAN_OUT": "fan_out", "FAN_AVG": "fan_avg"}
-#: What tf.contrib puts in place of 1 / TRUNCATED_STD**2 = 1.2924, so that its variance is 0.6 % too large.
+#: The factor of tf.contrib. The exact one is 1 / TRUNCATED_STD**2 = 1.2924; the variance is 0.6 % too large.
 _TF_CORRECTION = 1.3
 
 
 @in_default_mode
 def tf_variance_scaling(factor: float = 2.0, mode: str = "FAN_IN", uniform: bool = False) -> VarianceScaling:
-    """N(0, 1.3 factor / n) cut at 2 sigmas, or U(+-sqrt(3 factor / n)) if `uniform`.
+    """N(0, 1.3 factor / n) truncated at 2 sigma, or U(+-sqrt(3 factor / n)) if `uniform`.
 
-    n = n_in (FAN_IN), n_out (FAN_OUT) or (n_in + n_out) / 2 (FAN_AVG), with the inputs on the last axis but
-    one; a vector of n has n_in = n_out = n.
+    n = n_in (FAN_IN), n_out (FAN_OUT) or (n_in + n_out) / 2 (FAN_AVG). The inputs are the second axis from
+    the end; a vector of n elements has n_in = n_out = n.
 
     Source: TensorFlow 1, tensorflow/contrib/layers/python/layers/initializers.py.
     Peers: tf.contrib.layers.variance_scaling_initializer.
@@ -204,10 +204,10 @@ def tf_variance_scaling(factor: float = 2.0, mode: str = "FAN_IN", uniform: bool
 
 
 def tf_xavier(uniform: bool = True) -> VarianceScaling:
-    """U(+-sqrt(6 / (n_in + n_out))), or N(0, 2.6 / (n_in + n_out)) cut at 2 sigmas if not `uniform`.
+    """U(+-sqrt(6 / (n_in + n_out))), or N(0, 2.6 / (n_in + n_out)) truncated at 2 sigma if not `uniform`.
 
-    Source: TensorFlow 1, tensorflow/contrib/layers/python/layers/initializers.py (whose docstring says
-    sqrt(3 / (in + out)) for the normal; the code is what stands here).
+    Source: TensorFlow 1, tensorflow/contrib/layers/python/layers/initializers.py (its docstring says
+    sqrt(3 / (in + out)) for the normal; this is the formula of its code).
     Peers: tf.contrib.layers.xavier_initializer.
     """
     return tf_variance_scaling(1.0, "FAN_AVG", uniform)
@@ -249,7 +249,7 @@ def mxnet_msra_prelu(factor_type: str = "avg", slope: float = 0.25) -> VarianceS
 
 
 def keras_random_normal(mean: float = 0.0, stddev: float = 0.05) -> Normal:
-    """N(mean, stddev^2), of std 0.05 unless told otherwise.
+    """N(mean, stddev^2); the default stddev is 0.05.
 
     Peers: Keras RandomNormal.
     """
@@ -257,7 +257,7 @@ def keras_random_normal(mean: float = 0.0, stddev: float = 0.05) -> Normal:
 
 
 def keras_random_uniform(minval: float = -0.05, maxval: float = 0.05) -> Uniform:
-    """U[minval, maxval), +-0.05 unless told otherwise.
+    """U[minval, maxval); the default bounds are +-0.05.
 
     Peers: Keras RandomUniform, the default of its Embedding.
     """
@@ -265,7 +265,7 @@ def keras_random_uniform(minval: float = -0.05, maxval: float = 0.05) -> Uniform
 
 
 def keras_truncated_normal(mean: float = 0.0, stddev: float = 0.05) -> TruncatedNormal:
-    """N(mean, stddev^2) cut at 2 sigmas, std not corrected: 0.88 stddev is left.
+    """N(mean, stddev^2) truncated at 2 sigma; the std is not corrected and becomes 0.88 stddev.
 
     Peers: Keras TruncatedNormal.
     """
@@ -276,10 +276,10 @@ def keras_truncated_normal(mean: float = 0.0, stddev: float = 0.05) -> Truncated
 
 
 def torch_linear(layout: LayoutLike = None) -> VarianceScaling:
-    """U(+-1 / sqrt(n_in)), which torch writes as kaiming_uniform_ with a = sqrt(5).
+    """U(+-1 / sqrt(n_in)); in torch, this is kaiming_uniform_ with a = sqrt(5).
 
-    For transposed convolutions torch takes shape[1] for the inputs, which are their outputs; so do the
-    defaults here.
+    For transposed convolutions, torch takes shape[1], their output axis, as the input axis. The default
+    layout here does the same.
 
     Source: torch, nn/modules/linear.py and nn/modules/conv.py, reset_parameters.
     Peers: weights of torch Linear, Conv and ConvTranspose.
@@ -289,7 +289,7 @@ def torch_linear(layout: LayoutLike = None) -> VarianceScaling:
 
 @in_default_mode
 def torch_bias(fan_in: int) -> Uniform | Constant:
-    """U(+-1 / sqrt(fan_in)), with the n_in of the weight; 0 where that is 0.
+    """U(+-1 / sqrt(fan_in)), with the fan_in of the weight; 0 if fan_in is 0.
 
     Source: torch, nn/modules/linear.py and nn/modules/conv.py, reset_parameters.
     Peers: biases of torch Linear, Conv and ConvTranspose; weight and bias of Bilinear, with in1_features.
@@ -301,7 +301,7 @@ def torch_bias(fan_in: int) -> Uniform | Constant:
 
 
 def torch_rnn(hidden_size: int) -> Uniform | Constant:
-    """U(+-1 / sqrt(hidden_size)), weights and biases alike.
+    """U(+-1 / sqrt(hidden_size)), for weights and biases.
 
     Source: torch, nn/modules/rnn.py, reset_parameters.
     Peers: torch RNN, LSTM, GRU and their cells.

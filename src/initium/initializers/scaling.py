@@ -1,7 +1,4 @@
-"""Variance scaling: one general class, and its specialisations under the names of papers and peers.
-
-One line each; aliases by assignment.
-"""
+"""Variance scaling: one general class, and its special cases under the names of papers and libraries."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ __all__ = [
     "xavier_uniform",
 ]
 
-#: Standard deviation of a standard normal truncated at 2 sigmas; tf, Keras and JAX divide by it.
+#: Standard deviation of a standard normal truncated at 2 sigma; TensorFlow, Keras and JAX divide by it.
 TRUNCATED_STD = 0.87962566103423978
 
 
@@ -64,25 +61,35 @@ _DISTRIBUTIONS = ("uniform", "normal", "truncated_normal")
 
 @dataclass(frozen=True)
 class VarianceScaling:
-    """Zero mean, variance ``scale / n`` with n read off the shape.
+    """Zero mean and variance ``scale / n``; n is a fan of the shape.
 
     Parameters
     ----------
     scale
         Factor of the variance (not of the std), > 0.
     mode
-        What n is: ``"fan_in"``, ``"fan_out"``, ``"fan_avg"`` or ``"fan_geo_avg"``.
+        The definition of n: ``"fan_in"``, ``"fan_out"``, ``"fan_avg"`` or ``"fan_geo_avg"``.
     distribution
-        ``"uniform"`` on +-sqrt(3 scale / n), ``"normal"``, or ``"truncated_normal"`` at two sigmas, its std
-        corrected so that the variance **after** truncation is scale / n.
+        ``"uniform"`` on +-sqrt(3 scale / n), ``"normal"``, or ``"truncated_normal"`` at 2 sigma. The std of
+        the latter is corrected, so that the variance **after** truncation is scale / n.
     layout
-        ``"out_in"`` (torch), ``"in_out"`` (Keras, JAX) or a `Layout` of explicit axes. By default that of the
-        tensor where it is known, else ``"out_in"``.
+        ``"out_in"`` (torch), ``"in_out"`` (Keras, JAX) or a `Layout` with explicit axes. Default: the layout
+        of the tensor if it is known, else ``"out_in"``.
 
     Notes
     -----
-    As `keras.initializers.VarianceScaling` and `jax.nn.initializers.variance_scaling`; fan_geo_avg is
-    JAX's. A fan of zero counts as one, as in Keras; the weight has no elements then.
+    As `keras.initializers.VarianceScaling` and `jax.nn.initializers.variance_scaling`; only JAX has
+    fan_geo_avg. A fan of zero counts as one, as in Keras; such a weight has no elements.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> scaling = ini.VarianceScaling(2.0, "fan_in", "truncated_normal")
+    >>> scaling.fans((256, 128))
+    Fans(fan_in=128.0, fan_out=256.0)
+    >>> fill = scaling.resolve((256, 128))
+    >>> print(fill, fill.std)
+    truncated_normal(0, 0.142106, -2, 2) 0.125
     """
 
     scale: float = 1.0
@@ -97,16 +104,16 @@ class VarianceScaling:
         lookup(self.layout)
 
     def fans(self, shape: Sequence[int], layout: Layout | None = None) -> Fans:
-        """Return the fans of a weight; `layout` is that of the tensor, where it is known."""
+        """Return the fans of a weight; `layout` is the layout of the tensor if it is known."""
         return lookup(self.layout, layout).fans(shape)
 
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> Fill:
-        """Return the fill of variance scale / n."""
+        """Return the fill with variance scale / n."""
         n = _MODES[self.mode](self.fans(shape, layout))
         return _by_std(self.distribution, self.scale / max(1.0, n))
 
 
-# --- one-line specialisations -------------------------------------------------------------------------------
+# --- special cases, one line each ---------------------------------------------------------------------------
 
 
 @in_default_mode
@@ -121,7 +128,7 @@ def glorot_uniform(layout: LayoutLike = None, *, gain: float = 1.0) -> VarianceS
 
 @in_default_mode
 def glorot_normal(layout: LayoutLike = None, *, gain: float = 1.0, truncated: bool = True) -> VarianceScaling:
-    """N(0, 2 gain^2 / (fan_in + fan_out)); cut at 2 sigmas with the std corrected, unless not `truncated`.
+    """N(0, 2 gain^2 / (fan_in + fan_out)); if `truncated`, at 2 sigma with the std corrected.
 
     Source: Glorot and Bengio 2010, eq. 12.
     Peers: Keras GlorotNormal; JAX glorot_normal; torch xavier_normal_ (not truncated).
@@ -132,7 +139,7 @@ def glorot_normal(layout: LayoutLike = None, *, gain: float = 1.0, truncated: bo
 def he_uniform(
     layout: LayoutLike = None, *, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
 ) -> VarianceScaling:
-    """U(+-gain sqrt(3 / n)), with the gain of the nonlinearity, for leaky_relu sqrt(2 / (1 + a^2)).
+    """U(+-gain sqrt(3 / n)), with the gain of the nonlinearity; sqrt(2 / (1 + a^2)) for leaky_relu.
 
     Source: He et al. 2015, section 2.2.
     Peers: torch kaiming_uniform_; Keras HeUniform; JAX he_uniform.
@@ -148,11 +155,11 @@ def he_normal(
     nonlinearity: str = "leaky_relu",
     truncated: bool = True,
 ) -> VarianceScaling:
-    """N(0, gain^2 / n); cut at 2 sigmas with the std corrected, unless not `truncated`.
+    """N(0, gain^2 / n); if `truncated`, at 2 sigma with the std corrected.
 
-    Under the names `kaiming_normal` and `msra_normal` too, as in JAX: truncated. torch's kaiming_normal_ and
-    Caffe's MSRAFiller do not truncate: that is ``truncated=False``, `initium.torch.init.kaiming_normal_`
-    and `caffe_msra`.
+    The aliases `kaiming_normal` and `msra_normal` truncate, as in JAX. torch's kaiming_normal_ and Caffe's
+    MSRAFiller do not truncate; their equivalents are ``truncated=False``,
+    `initium.torch.init.kaiming_normal_` and `caffe_msra`.
 
     Source: He et al. 2015, section 2.2.
     Peers: Keras HeNormal; JAX he_normal; torch kaiming_normal_ (not truncated).
@@ -170,7 +177,7 @@ def lecun_uniform(layout: LayoutLike = None) -> VarianceScaling:
 
 
 def lecun_normal(layout: LayoutLike = None, *, truncated: bool = True) -> VarianceScaling:
-    """N(0, 1 / fan_in); cut at 2 sigmas with the std corrected, unless not `truncated`.
+    """N(0, 1 / fan_in); if `truncated`, at 2 sigma with the std corrected.
 
     Source: LeCun et al. 1998, section 4.6; Klambauer et al. 2017 for SELU.
     Peers: Keras LecunNormal; JAX lecun_normal.

@@ -1,8 +1,8 @@
-"""Sparse weights: normals of which some are zero, an exact number per column or each with a probability.
+"""Sparse weights: normal values and zeros; an exact number of zeros per column, or zeros with a probability.
 
-The values are those of a normal tensor of the same seed and name; zeros are chosen by further words of the
-same stream, which no value uses: word ``2**63 + i`` belongs to element i of the global shape. Hence any slice
-equals the same slice of the whole, and the zeros do not depend on the dtype.
+The values are those of a normal tensor with the same seed and name. Other words of the same stream select the
+zeros: word ``2**63 + i`` belongs to element i of the global shape. So a slice equals the same slice of the
+whole, and the zeros do not depend on the dtype.
 """
 
 from __future__ import annotations
@@ -26,35 +26,36 @@ from initium.layouts import Layout
 
 __all__ = ["Sparse", "SparseGaussian", "caffe_gaussian", "lasagne_sparse", "sparse"]
 
-#: Block of the first word that chooses zeros, word 2**63; values take those below (two each for float64).
+#: Block of word 2**63, the first word that selects zeros. Values use the words below, float64 values two
+#: each.
 _FIRST_BLOCK = 1 << 61
-# Words that are drawn at a time while a column's border is sought.
+# Words that are drawn at a time to find the thresholds of columns.
 _WORDS = 1 << 22
 
 
 @dataclass(frozen=True)
 class _MaskedNormal(PatternFill):
-    """Normals on a global shape, some of them zero."""
+    """Normal values on a global shape, with some of them replaced by zero."""
 
     shape: tuple[int, ...]
     normal: TruncatedNormalFill
 
     def kept(self, index: tuple[range, ...], draw: Draw) -> NDArray[np.bool_]:
-        """Tell which values at ``np.ix_(*index)`` are not zero."""
+        """Return which values at ``np.ix_(*index)`` are kept; the others are zero."""
         raise NotImplementedError
 
     def choosers(self, index: tuple[range, ...], draw: Draw) -> NDArray[np.uint32]:
-        """Return the words that choose zeros."""
+        """Return the words that select the zeros."""
         return draw.words(self.shape, index, _FIRST_BLOCK)
 
     def array(self, index: tuple[range, ...], dtype: DType, draw: Draw) -> NDArray[Any]:
-        """Return the normals where they are kept, else 0."""
+        """Return the normal values that are kept, and 0 elsewhere."""
         values = draw(self.normal, self.shape, index, dtype)
         values[~self.kept(index, draw)] = 0
         return values
 
     def check(self, dtype: DType) -> None:
-        """Raise `ValueError` if the normals overflow the dtype."""
+        """Raise `ValueError` if the normal values overflow the dtype."""
         self.normal.check(dtype)
 
     def _moments(self, share: float) -> tuple[float, float]:
@@ -67,7 +68,7 @@ class _MaskedNormal(PatternFill):
 
 @dataclass(frozen=True)
 class SparseFill(_MaskedNormal):
-    """Normals with `zeros` zeros in each line along `axis` of a matrix."""
+    """Normal values with `zeros` zeros in each line along `axis` of a matrix."""
 
     zeros: int = 0
     axis: int = 0
@@ -91,9 +92,9 @@ class SparseFill(_MaskedNormal):
         return 1 - self.zeros / length if length else 1.0
 
     def kept(self, index: tuple[range, ...], draw: Draw) -> NDArray[np.bool_]:
-        """Tell which values do not belong to the `zeros` smallest choosers of their line.
+        """Return which values are kept: all but those with the `zeros` smallest words of their line.
 
-        Choosers that are equal are ordered by their place in the line.
+        Equal words are ordered by their position in the line.
         """
         if self.zeros in (0, self.shape[self.axis]):
             return np.full(tuple(map(len, index)), self.zeros == 0)
@@ -104,16 +105,17 @@ class SparseFill(_MaskedNormal):
         kept = choosers >= np.expand_dims(words, self.axis)
         for k in np.flatnonzero(places):
             along = np.moveaxis(choosers, self.axis, 0)[:, k]
-            behind = np.array(index[self.axis]) >= places[k]
-            np.moveaxis(kept, self.axis, 0)[:, k] &= (along > words[k]) | behind
+            after = np.array(index[self.axis]) >= places[k]
+            np.moveaxis(kept, self.axis, 0)[:, k] &= (along > words[k]) | after
         return kept
 
 
 @lru_cache(maxsize=64)
 def _borders(fill: SparseFill, first: int, count: int, draw: Draw) -> NDArray[np.uint64]:
-    """Return, for each of some lines, the smallest chooser that is kept, in the upper 32 bits.
+    """Return the threshold of each line: the smallest word that is kept, in the upper 32 bits.
 
-    The lower 32 say from which place on it is kept, where other places before have the same chooser; else 0.
+    If the same word also occurs at positions that are zero, the lower 32 bits are the first position that is
+    kept; else they are 0.
     """
     length, lines = fill.shape[fill.axis], range(first, min(first + count, fill.shape[1 - fill.axis]))
     index = (range(length), lines) if fill.axis == 0 else (lines, range(length))
@@ -128,7 +130,7 @@ def _borders(fill: SparseFill, first: int, count: int, draw: Draw) -> NDArray[np
 
 
 def _transposed(array: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Return the transpose in memory of its own, by strips: six times as fast where rows have 2**n words."""
+    """Return a copy of the transpose, made in strips, since rows of 2**n words use few sets of the cache."""
     turned = np.empty(array.shape[::-1], array.dtype)
     for first in range(0, len(turned), 64):
         turned[first : first + 64] = np.ascontiguousarray(array[:, first : first + 64]).T
@@ -142,19 +144,29 @@ class Sparse:
     Parameters
     ----------
     sparsity
-        In [0, 1]: share of each line that is zero, or that is **not** if `counts` is ``"nonzeros"``.
+        Fraction of each line that is zero, in [0, 1]; the fraction that is **not** zero if `counts` is
+        ``"nonzeros"``.
     std
-        Of the values that are not zero.
+        Standard deviation of the values that are not zero.
     axis
-        Along which a line runs: 0 for columns (torch, Lasagne), 1 for rows.
+        Axis along a line: 0 for columns (torch, Lasagne), 1 for rows.
     counts
-        ``"zeros"``: ceil(sparsity n) of n are zero (torch). ``"nonzeros"``: floor(sparsity n) are not
-        (Lasagne).
+        ``"zeros"``: ceil(sparsity n) of n values are zero (torch). ``"nonzeros"``: floor(sparsity n) values
+        are not zero (Lasagne).
 
     Notes
     -----
-    torch's weights are (out, in), so that its columns hold what one input feeds; Lasagne's are (in, out), and
-    its columns hold what feeds one unit, as in Martens 2010, who keeps 15 inputs of each unit.
+    torch's weights are (out, in), so a column holds the weights from one input. Lasagne's weights are
+    (in, out), so a column holds the weights into one unit, as in Martens 2010, who keeps 15 inputs per unit.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.initialize(ini.Sparse(0.5, std=1.0), (4, 2), seed=7, name="w")
+    array([[ 0.38980126,  1.211281  ],
+           [ 0.        ,  0.        ],
+           [-0.03326891, -1.0005817 ],
+           [ 0.        ,  0.        ]], dtype=float32)
     """
 
     sparsity: float
@@ -164,16 +176,16 @@ class Sparse:
 
     def __post_init__(self) -> None:
         if not 0 <= check_number("sparsity", self.sparsity) <= 1:
-            raise ValueError(f"sparsity={self.sparsity} is out of range; expected a share in [0, 1]")
+            raise ValueError(f"sparsity={self.sparsity} is out of range; expected a fraction in [0, 1]")
         check_std("std", self.std)
         if check_integer("axis", self.axis) not in (0, 1):
-            raise ValueError(f"axis={self.axis} is no axis of a matrix; expected 0 or 1")
+            raise ValueError(f"axis={self.axis} is not an axis of a matrix; expected 0 or 1")
         check_choice("counts", self.counts, ("zeros", "nonzeros"))
 
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> Fill:
-        """Return the fill of a matrix; raise `ValueError` for any other shape."""
+        """Return the fill of a matrix; raise `ValueError` if the shape does not have two axes."""
         if len(shape) != 2:
-            raise ValueError(f"shape={tuple(shape)} is no matrix; expected two axes for sparse weights")
+            raise ValueError(f"shape={tuple(shape)} is not a matrix; expected two axes for sparse weights")
         n = shape[self.axis]
         share = self.sparsity * n
         zeros = min(n, math.ceil(share)) if self.counts == "zeros" else n - int(share)
@@ -181,16 +193,16 @@ class Sparse:
 
 
 def sparse(sparsity: float, std: float = 0.01) -> Sparse:
-    """N(0, std^2), of which ceil(sparsity rows) in each column are 0.
+    """N(0, std^2), with ceil(sparsity rows) values of each column set to 0.
 
-    Source: Martens 2010, section 5, as torch has it.
+    Source: Martens 2010, section 5, in the version of torch.
     Peers: torch sparse_.
     """
     return Sparse(sparsity, std)
 
 
 def lasagne_sparse(sparsity: float = 0.1, std: float = 0.01) -> Sparse:
-    """N(0, std^2) for floor(sparsity rows) values in each column, the rest is 0.
+    """N(0, std^2) for floor(sparsity rows) values of each column, 0 for the others.
 
     Source: Lasagne, lasagne/init.py, after Martens 2010.
     Peers: lasagne.init.Sparse.
@@ -203,7 +215,7 @@ def lasagne_sparse(sparsity: float = 0.1, std: float = 0.01) -> Sparse:
 
 @dataclass(frozen=True)
 class SparseGaussianFill(_MaskedNormal):
-    """Normals, each of which stays with the probability ``kept_words / 2**32``."""
+    """Normal values, each kept with the probability ``kept_words / 2**32``, else 0."""
 
     kept_words: int = 0
 
@@ -221,7 +233,7 @@ class SparseGaussianFill(_MaskedNormal):
         return self._moments(self.kept_words / 2**32)[1]
 
     def kept(self, index: tuple[range, ...], draw: Draw) -> NDArray[np.bool_]:
-        """Tell which choosers lie below the border."""
+        """Return which words are below the threshold."""
         return self.choosers(index, draw) < np.uint64(self.kept_words)
 
 
@@ -232,9 +244,18 @@ class SparseGaussian:
     Parameters
     ----------
     nonzeros
-        Expected number of inputs that are kept for an output, >= 0.
+        Expected number of inputs that are kept per output, >= 0.
     mean, std
-        Of the values that are kept.
+        Mean and standard deviation of the values that are kept.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.initialize(ini.SparseGaussian(1), (4, 3), seed=7, name="w")
+    array([[ 0.        ,  0.        ,  0.        ],
+           [-0.2807281 ,  0.        ,  0.        ],
+           [ 0.        , -0.7481679 ,  0.        ],
+           [ 0.        , -0.29333523,  1.243292  ]], dtype=float32)
     """
 
     nonzeros: int
@@ -247,7 +268,7 @@ class SparseGaussian:
         check_std("std", self.std)
 
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> Fill:
-        """Return the fill; raise `ValueError` for a scalar, or if more are to be kept than there are."""
+        """Return the fill; raise `ValueError` for a scalar, or if `nonzeros` exceeds ``shape[0]``."""
         if not shape or self.nonzeros > shape[0]:
             raise ValueError(
                 f"nonzeros={self.nonzeros} of shape={tuple(shape)}; expected at most shape[0], the outputs"

@@ -1,4 +1,4 @@
-"""Caffe's positive unit ball: rows of positive weights that sum to one."""
+"""Caffe's positive unit ball: positive weights whose rows sum to one."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from initium.layouts import Layout
 
 __all__ = ["PositiveUnitball", "caffe_positive_unitball"]
 
-# Words that are drawn at a time while rows are summed up.
+# Words that are drawn at a time to sum rows.
 _WORDS = 1 << 22
 
 
 def _integers(words: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Return odd integers below 2**25: uniform on (0, 1) but for a factor that cancels."""
+    """Return odd integers below 2**25: uniform values on (0, 1), times a factor that cancels."""
     return (words.astype(np.int64) >> 8 << 1) + 1
 
 
 @lru_cache(maxsize=64)
 def _sums(first: int, count: int, rows: int, length: int, draw: Draw) -> NDArray[np.int64]:
-    """Return the sums of some rows' integers, which are exact and so do not depend on any order."""
+    """Return the sums of the integers of rows; they are exact, so they do not depend on the order."""
     block = range(first, min(first + count, rows))
     total = np.zeros(len(block), np.int64)
     for begin in range(0, length, _WORDS):
@@ -40,7 +40,7 @@ def _sums(first: int, count: int, rows: int, length: int, draw: Draw) -> NDArray
 
 @dataclass(frozen=True)
 class PositiveUnitballFill(PatternFill):
-    """Uniform values of (0, 1), divided by the sum of all with the same first index."""
+    """Uniform values on (0, 1), divided by the sum of all values with the same first index."""
 
     shape: tuple[int, ...]
 
@@ -53,7 +53,7 @@ class PositiveUnitballFill(PatternFill):
 
     @property
     def mean(self) -> float:
-        """Mean of all values: the reciprocal of their number in a row."""
+        """Mean of all values: the reciprocal of the number of values in a row."""
         return 1 / self._length if self._length else 0.0
 
     @property
@@ -78,7 +78,15 @@ class PositiveUnitballFill(PatternFill):
 
 @dataclass(frozen=True)
 class PositiveUnitball:
-    """Positive weights; all with the same first index sum to one."""
+    """Positive weights; the weights with the same first index sum to one.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> ini.initialize(ini.PositiveUnitball(), (2, 3), seed=7, name="w")
+    array([[0.12577425, 0.32103744, 0.5531883 ],
+           [0.35091254, 0.38928807, 0.25979936]], dtype=float32)
+    """
 
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> Fill:
         """Return the fill; raise `ValueError` for a scalar."""

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: the shapes in an existing one are read, a new one is written as it is filled."""
+"""Checkpoints on disk: reading the shapes of an existing one, and writing a new one while it is filled."""
 
 from initium.io.safetensors import Checkpoint, CheckpointError, read_checkpoint
 from initium.io.staging import replace_file

@@ -1,11 +1,11 @@
-"""`jax.nn.initializers` by initium's samplers: the same names and defaults, closures of (key, shape, dtype).
+"""`jax.nn.initializers` with the samplers of initium: the same names and defaults.
 
-The seed is made of the key: both halves of a threefry key, as ``high << 32 | low`` (so that
-``jax.random.key(n)`` is seed n); keys of other implementations are hashed. The stream is that of the empty
-name, or of ``name=``. Values are drawn on the host, so that they are initium's bits on every device; under
-`jax.jit`, `jax.vmap` and `jax.eval_shape` the initializers work through `jax.pure_callback`.
+Each function returns an initializer that is called with (key, shape, dtype). The seed of a threefry key is
+``high << 32 | low``, so ``jax.random.key(n)`` is seed n; other keys are hashed. The stream is that of
+``name=``, by default of the empty name. Values are drawn on the host, so they have the same bits on every
+device. Under `jax.jit`, `jax.vmap` and `jax.eval_shape`, the initializers use `jax.pure_callback`.
 
-Weights are real: what is drawn has a floating dtype; constants take any dtype of JAX.
+Random weights have a real floating dtype; constants can have any dtype of JAX.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ Axes = int | Sequence[int]
 
 
 class Init(Protocol):
-    """What each function here returns."""
+    """The type of the initializers in this module."""
 
     def __call__(self, key: Any, shape: Any, dtype: Any = ..., out_sharding: Any = None) -> jax.Array:
-        """Return an array of that shape and dtype."""
+        """Return an array of this shape and dtype."""
         ...
 
 
@@ -65,17 +65,17 @@ class Init(Protocol):
 
 
 def seed_of(key: Any) -> int:
-    """Return the seed that a JAX key, of the new or the old kind, stands for.
+    """Return the seed for a JAX key.
 
     Parameters
     ----------
     key
-        One key, as `jax.random.key` or `jax.random.PRNGKey` makes it; not traced.
+        One key from `jax.random.key` or `jax.random.PRNGKey`; not traced.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no key, or an array of several.
+        If it is not a key, or an array of several keys.
     """
     return _seed(np.asarray(_words(key)))
 
@@ -84,7 +84,7 @@ def _words(key: Any) -> Any:
     """Return the words of a key, shape (n,); they may be traced."""
     dtype = getattr(key, "dtype", None)
     if dtype is None:
-        raise TypeError(f"key={key!r} is no JAX key; expected jax.random.key(...)")
+        raise TypeError(f"key={key!r} is not a JAX key; expected jax.random.key(...)")
     words = jax.random.key_data(key) if jnp.issubdtype(dtype, jax.dtypes.prng_key) else key
     if words.dtype != np.uint32 or words.ndim != 1:
         raise ValueError(f"key has shape {key.shape} and dtype {dtype}; expected one key of jax.random")
@@ -101,21 +101,31 @@ def _seed(words: NDArray[np.uint32]) -> int:
 
 
 def from_initializer(initializer: Initializer, dtype: Any = None, *, name: str = "") -> Init:
-    """Return a JAX initializer that draws from any initializer of initium.
+    """Return a JAX initializer for any initializer of initium.
 
     Parameters
     ----------
     initializer
-        Such as ``initium.caffe_xavier()``.
+        An initializer, such as ``initium.caffe_xavier()``.
     dtype
-        The default dtype; that of JAX's floats if None.
+        The default dtype; None means the default float dtype of JAX.
     name
-        Of the stream.
+        The name of the stream.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import initium as ini
+    >>> from initium.jax import initializers
+    >>> init = initializers.from_initializer(ini.caffe_xavier(), name="w")
+    >>> init(jax.random.key(7), (2, 3))
+    Array([[ 0.30331653,  0.7742123 , -0.6659339 ],
+           [-0.22108108, -0.02653986, -0.68297094]], dtype=float32)
     """
 
     def init(key: Any, shape: Any, dtype: Any = dtype, out_sharding: Any = None) -> jax.Array:
         target = _dtype(dtype)
-        dtypes.lookup(target)  # an unknown one is an error now, not within a callback
+        dtypes.lookup(target)  # raises here for an unknown dtype, not in the callback
         whole = check_shape(shape)
         initializer.resolve(whole)
         words = _words(key)
@@ -141,7 +151,7 @@ def _placed(array: Any, sharding: Any) -> jax.Array:
     return jax.device_put(array, sharding)
 
 
-# --- without randomness: JAX's own arrays, of any of its dtypes ---------------------------------------------
+# --- without randomness: JAX arrays of any dtype ------------------------------------------------------------
 
 
 def zeros(key: Any, shape: Any, dtype: Any = None, out_sharding: Any = None) -> jax.Array:
@@ -155,7 +165,7 @@ def ones(key: Any, shape: Any, dtype: Any = None, out_sharding: Any = None) -> j
 
 
 def constant(value: Any, dtype: Any = None) -> Init:
-    """Return an initializer of `value`, a number or an array that broadcasts to the shape."""
+    """Return an initializer with the constant `value`: a number or an array that broadcasts to the shape."""
 
     def init(key: Any, shape: Any, dtype: Any = dtype, out_sharding: Any = None) -> jax.Array:
         filled = jnp.full(check_shape(shape), jnp.asarray(value), _dtype(dtype))
@@ -184,7 +194,7 @@ def normal(stddev: float = 1e-2, dtype: Any = None, *, name: str = "") -> Init:
 def truncated_normal(
     stddev: float = 1e-2, dtype: Any = None, lower: float = -2.0, upper: float = 2.0, *, name: str = ""
 ) -> Init:
-    """Return an initializer of N(0, stddev^2), conditioned on [lower stddev, upper stddev].
+    """Return an initializer of N(0, stddev^2), truncated to [lower stddev, upper stddev].
 
     As in JAX, `stddev` is not corrected for the truncation.
     """
@@ -202,7 +212,7 @@ def variance_scaling(
     *,
     name: str = "",
 ) -> Init:
-    """Return an initializer of variance ``scale / n``; see `initium.VarianceScaling`.
+    """Return an initializer with variance ``scale / n``; see `initium.VarianceScaling`.
 
     Parameters
     ----------
@@ -217,7 +227,7 @@ def variance_scaling(
     dtype
         The default dtype.
     name
-        Of the stream.
+        The name of the stream.
     """
     layout = Layout(_axes(in_axis), _axes(out_axis), _axes(batch_axis))
     return from_initializer(VarianceScaling(scale, mode, distribution, layout), dtype, name=name)
@@ -237,7 +247,7 @@ def glorot_uniform(
 def glorot_normal(
     in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None, *, name: str = ""
 ) -> Init:
-    """Return an initializer of truncated normals of variance 2 / (fan_in + fan_out)."""
+    """Return an initializer of truncated normal values with variance 2 / (fan_in + fan_out)."""
     return variance_scaling(
         1.0, "fan_avg", "truncated_normal", in_axis, out_axis, batch_axis, dtype, name=name
     )
@@ -253,7 +263,7 @@ def lecun_uniform(
 def lecun_normal(
     in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None, *, name: str = ""
 ) -> Init:
-    """Return an initializer of truncated normals of variance 1 / fan_in."""
+    """Return an initializer of truncated normal values with variance 1 / fan_in."""
     return variance_scaling(
         1.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype, name=name
     )
@@ -269,21 +279,21 @@ def he_uniform(
 def he_normal(
     in_axis: Axes = -2, out_axis: Axes = -1, batch_axis: Axes = (), dtype: Any = None, *, name: str = ""
 ) -> Init:
-    """Return an initializer of truncated normals of variance 2 / fan_in."""
+    """Return an initializer of truncated normal values with variance 2 / fan_in."""
     return variance_scaling(
         2.0, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis, dtype, name=name
     )
 
 
 def orthogonal(scale: float = 1.0, column_axis: int = -1, dtype: Any = None, *, name: str = "") -> Init:
-    """Return an initializer of random orthogonal matrices times `scale`, whose columns are `column_axis`."""
+    """Return an initializer of random orthogonal matrices, times `scale`, with the columns `column_axis`."""
     return from_initializer(Orthogonal(scale, column_axis=column_axis), dtype, name=name)
 
 
 def delta_orthogonal(scale: float = 1.0, column_axis: int = -1, dtype: Any = None, *, name: str = "") -> Init:
-    """Return an initializer of convolutions that are `scale` times an orthogonal matrix at their centre.
+    """Return an initializer of convolutions with `scale` times an orthogonal matrix at their centre.
 
-    The matrix is square before the inputs are cut, so that `column_axis` changes nothing; JAX has it too.
+    `column_axis` has no effect, as in JAX.
     """
     check_integer("column_axis", column_axis)
     return from_initializer(DeltaOrthogonal(scale, layout="in_out"), dtype, name=name)

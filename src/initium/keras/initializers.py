@@ -1,8 +1,9 @@
-"""Keras initializers by initium's samplers: the same names and arguments, usable as ``kernel_initializer=``.
+"""Keras initializers with the samplers of initium: the same names and arguments.
 
-As in Keras, an initializer with an integer seed, or with none (it takes one from Python's `random` when it is
-made, which `keras.utils.set_random_seed` governs), draws the same values at every call; with a
-`keras.random.SeedGenerator` it draws others each time. The stream is that of ``name``, empty by default.
+As in Keras, an initializer with an integer seed draws the same values at every call. Without a seed, it takes
+one from Python's `random` when it is created; `keras.utils.set_random_seed` controls it. With a
+`keras.random.SeedGenerator`, each call draws other values. The stream is that of ``name``, by default of the
+empty name.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ __all__ = [
 ]
 
 _serialisable = keras.saving.register_keras_serializable(package="initium")
-# What every Keras backend takes from NumPy; narrower dtypes arrive as float32 and are cast without loss.
+# The dtypes that every Keras backend takes from NumPy. Others are passed as float32 and cast without loss.
 _WIDE = ("float32", "float64", "float16")
 
 
 class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]
-    """Draws what `_made` says; subclasses name their arguments in `_arguments`."""
+    """Base class: draws from the initializer `_made`; a subclass lists its arguments in `_arguments`."""
 
     _arguments: tuple[str, ...] = ()
 
@@ -55,17 +56,17 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]
         raise NotImplementedError
 
     def _next_seed(self) -> int:
-        return 0  # of what has no randomness
+        return 0  # for initializers without randomness
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
-        """Return a tensor of the backend.
+        """Return a tensor of the Keras backend.
 
         Parameters
         ----------
         shape
-            Of the weight.
+            The shape of the weight.
         dtype
-            A Keras dtype; `keras.config.floatx` by default.
+            A Keras dtype. Default: `keras.config.floatx`.
         """
         target = keras.backend.standardize_dtype(dtype)
         name = getattr(self, "name", "")
@@ -96,7 +97,7 @@ class _Random(_Initializer):
         return int(self.seed)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments, for serialisation; a seed that was not given is left open."""
+        """Return the arguments, for serialisation; the seed is None if it was not given."""
         seed = keras.saving.serialize_keras_object(self._given)
         return {**super().get_config(), "seed": seed, "name": self.name}
 
@@ -106,13 +107,13 @@ class _Random(_Initializer):
 
 @_serialisable
 class Constant(keras.initializers.Initializer):  # type: ignore[misc]
-    """Every weight is `value`, a number or an array that broadcasts to the shape; any dtype of Keras."""
+    """Every weight is `value`: a number, or an array that broadcasts to the shape, of any Keras dtype."""
 
     def __init__(self, value: Any = 0.0) -> None:
         self.value = value
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
-        """Return a tensor of the backend."""
+        """Return a tensor of the Keras backend."""
         target = keras.backend.standardize_dtype(dtype)
         values = keras.ops.cast(keras.ops.convert_to_tensor(self.value), target)
         return keras.ops.broadcast_to(values, tuple(shape))
@@ -123,7 +124,7 @@ class Constant(keras.initializers.Initializer):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Constant:
-        """Make the initializer from what `get_config` returned."""
+        """Return the initializer for a result of `get_config`."""
         return cls(**{key: keras.saving.deserialize_keras_object(value) for key, value in config.items()})
 
 
@@ -205,7 +206,7 @@ class RandomNormal(_Random):
 
 @_serialisable
 class TruncatedNormal(RandomNormal):
-    """N(mean, stddev^2), cut at two stddev; the std is not corrected, as in Keras."""
+    """N(mean, stddev^2), truncated at 2 stddev; the std is not corrected, as in Keras."""
 
     def _made(self) -> basic.Initializer:
         return basic.TruncatedNormal(self.mean, self.stddev)
@@ -228,7 +229,7 @@ class RandomUniform(_Random):
 
 @_serialisable
 class Orthogonal(_Random):
-    """Random orthogonal matrices of shape (rest, last axis) by Haar measure, times `gain`."""
+    """Random orthogonal matrices by Haar measure, times `gain`; the shape is (rest, last axis)."""
 
     _arguments = ("gain",)
 
@@ -248,12 +249,12 @@ class Catalogued(_Random):
     Parameters
     ----------
     initializer
-        A name of `initium.initializers.catalogue.MAKERS`. Layouts are those of the catalogue: Keras's weights
-        are ``layout="in_out"``.
+        A name in `initium.initializers.catalogue.MAKERS`. The default layout is that of the catalogue;
+        Keras's weights have ``layout="in_out"``.
     parameters
-        Arguments by name, of kinds that JSON knows.
+        Arguments by name, with types of JSON.
     seed, name
-        See the module.
+        See the documentation of the module.
     """
 
     _arguments = ("initializer", "parameters")
@@ -279,12 +280,12 @@ class Catalogued(_Random):
 
 @dataclass(frozen=True)
 class _KerasLayout(Layout):
-    """Fans as Keras computes them: those of vectors and scalars too, and of given axes alone."""
+    """Fans as in Keras: defined for vectors and scalars too, and without receptive field for given axes."""
 
     explicit: bool = False
 
     def fans(self, shape: Sequence[int]) -> Fans:
-        """Return the fans; axes that are given leave no receptive field."""
+        """Return the fans; if the axes are given, there is no receptive field."""
         if self.explicit:
             inputs, outputs = (axes_of(*axes, tuple(shape)) for axes in self._given)
             return Fans(*(float(np.prod([shape[a] for a in axes])) for axes in (inputs, outputs)))
@@ -298,7 +299,7 @@ class _KerasLayout(Layout):
         return ("input_axes", self.in_axis), ("output_axes", self.out_axis)
 
 
-#: initium's names of Keras's distributions.
+#: initium's name for each distribution of Keras.
 _DISTRIBUTIONS = {
     "uniform": "uniform",
     "normal": "truncated_normal",
@@ -309,19 +310,19 @@ _DISTRIBUTIONS = {
 
 @_serialisable
 class VarianceScaling(_Random):
-    """Variance ``scale / n``, n read off the shape (..., in, out).
+    """Zero mean and variance ``scale / n``; n is a fan of the shape (..., in, out).
 
     Parameters
     ----------
     scale
         Factor of the variance, > 0.
     mode
-        ``"fan_in"``, ``"fan_out"``, ``"fan_avg"``, or ``"fan_geo_avg"``, which Keras lacks.
+        ``"fan_in"``, ``"fan_out"``, ``"fan_avg"``, or ``"fan_geo_avg"`` (not in Keras).
     distribution
         ``"truncated_normal"`` (``"normal"`` is the same, as in Keras), ``"untruncated_normal"`` or
         ``"uniform"``.
     seed, name
-        See the module.
+        See the documentation of the module.
     input_axes, output_axes
         Axes whose sizes multiply to the fans, without a receptive field; used if both are given.
     """
@@ -379,7 +380,7 @@ class GlorotUniform(_Specialised):
 
 @_serialisable
 class GlorotNormal(_Specialised):
-    """Truncated normals of variance 2 / (fan_in + fan_out)."""
+    """Truncated normal with variance 2 / (fan_in + fan_out)."""
 
     _fixed = (1.0, "fan_avg", "truncated_normal")
 
@@ -393,7 +394,7 @@ class LecunUniform(_Specialised):
 
 @_serialisable
 class LecunNormal(_Specialised):
-    """Truncated normals of variance 1 / fan_in."""
+    """Truncated normal with variance 1 / fan_in."""
 
     _fixed = (1.0, "fan_in", "truncated_normal")
 
@@ -407,6 +408,6 @@ class HeUniform(_Specialised):
 
 @_serialisable
 class HeNormal(_Specialised):
-    """Truncated normals of variance 2 / fan_in."""
+    """Truncated normal with variance 2 / fan_in."""
 
     _fixed = (2.0, "fan_in", "truncated_normal")

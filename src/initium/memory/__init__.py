@@ -1,1 +1,1 @@
-"""Memory that is filled: whose it is, where it lies, and new arrays."""
+"""Destinations: the memory of existing and new arrays on the CPU and on GPUs."""

@@ -1,4 +1,4 @@
-"""The front door to memory: arrays of any library that can be filled in place, and new ones."""
+"""Destinations of existing arrays of any library, and of new arrays."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from initium.memory.destination import Destination, check_layout
 
 __all__ = ["allocate", "destination_of", "is_array"]
 
-# What DLPack calls NVIDIA's memory: plain and managed.
+# DLPack's device types for NVIDIA GPUs: plain and managed memory.
 _DLPACK_CUDA = (2, 13)
 
 
 def is_array(value: Any) -> bool:
-    """Tell whether `value` is an array that can be filled in place, rather than a description of one."""
+    """Return whether `value` is an array to fill in place, not the description of an array."""
     try:
         return isinstance(value, np.ndarray) or torch.is_tensor(value) or _is_on_gpu(value)
     except ValueError:
-        return True  # `destination_of` says what is wrong with it
+        return True  # `destination_of` raises with the reason
 
 
 def destination_of(array: Any, argument: str = "out", key: str | None = None) -> Destination:
-    """Return the destination behind a NumPy array, a torch tensor or an array in the memory of a GPU.
+    """Return the destination of a NumPy array, a torch tensor or an array in the memory of a GPU.
 
     Parameters
     ----------
     array
         A writable array of one of initium's dtypes, of any strides, whose elements do not overlap.
     argument, key
-        What errors call it: the argument, or an entry of the argument.
+        The name of the array in error messages: an argument, or an entry of an argument.
 
     Raises
     ------
     TypeError
-        If it is no array.
+        If it is not an array.
     ValueError
         If its dtype is not supported, it cannot be written, its elements share memory, or a GPU cannot
         reach them.
@@ -62,18 +62,18 @@ def _called(argument: str, key: str | None) -> str:
 
 
 def _is_on_gpu(value: Any) -> bool:
-    """Tell whether `value` is an array in the memory of an NVIDIA GPU, by what its class offers.
+    """Return whether `value` is an array in the memory of an NVIDIA GPU, judging by its class's protocols.
 
     Raises
     ------
     ValueError
-        If it cannot tell: JAX's arrays that were deleted, or lie on several devices.
+        If the array does not state its device: a JAX array that was deleted, or is on several devices.
     """
     if hasattr(type(value), "__dlpack_device__"):
         try:
             return bool(value.__dlpack_device__()[0] in _DLPACK_CUDA)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"the {type(value).__name__} does not tell where it is: {error}") from error
+            raise ValueError(f"the {type(value).__name__} does not state its device: {error}") from error
     return hasattr(type(value), "__cuda_array_interface__")
 
 
@@ -91,21 +91,21 @@ def _of_torch(tensor: Any) -> Destination:
 
 
 def allocate(specs: Sequence[tuple[tuple[int, ...], DType]], device: str = "cpu") -> list[Destination]:
-    """Return memory for new arrays of the given shapes and dtypes, all of them or none; not initialised.
+    """Return uninitialised memory for new arrays of the given shapes and dtypes: all of them or none.
 
-    On the CPU their owners are NumPy arrays, whose pages are first touched by the threads that fill them. On
-    a GPU they are CuPy's.
+    The owners are NumPy arrays on the CPU, and CuPy arrays on a GPU. The pages of NumPy arrays are first
+    touched by the threads that fill them.
 
     Raises
     ------
     MemoryError
-        If they do not fit.
+        If the arrays do not fit.
     """
     if device != "cpu":
         return cuda.allocate(specs, device)
     try:
         arrays = [np.empty(shape, dtype.numpy) for shape, dtype in specs]
-    except (MemoryError, ValueError) as error:  # NumPy's ValueError: more bytes than there are addresses
+    except (MemoryError, ValueError) as error:  # NumPy's ValueError: the size exceeds the address space
         nbytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in specs)
         raise MemoryError(f"{len(specs)} arrays of {nbytes:,} bytes do not fit in memory: {error}") from error
     return [

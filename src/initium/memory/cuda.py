@@ -1,6 +1,6 @@
-"""What initium asks of CuPy and of the GPU: which devices there are, their arrays, memory and streams.
+"""GPU memory through CuPy: devices, arrays, allocation and CUDA streams.
 
-No CuPy is imported before a GPU is asked for.
+CuPy is imported only when a GPU is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LEAST_CAPABILITY = 80
 
 @cache
 def cupy() -> Any:
-    """Return CuPy; raise if it is not installed, or if there is no GPU that it could use.
+    """Return CuPy; raise if it is not installed, or if it finds no GPU.
 
     Raises
     ------
@@ -51,8 +51,8 @@ def cupy() -> Any:
         count = module.cuda.runtime.getDeviceCount()
     except module.cuda.runtime.CUDARuntimeError as error:
         raise RuntimeError(
-            f"device='cuda' finds no NVIDIA driver that fits CuPy {module.__version__} ({error}); "
-            f"install or update the driver until nvidia-smi lists a GPU, or choose CuPy by it: {_INSTALL}"
+            f"device='cuda' finds no NVIDIA driver that fits CuPy {module.__version__} ({error}); install or "
+            f"update the driver until nvidia-smi lists a GPU, or install the CuPy of your driver: {_INSTALL}"
         ) from error
     if not count:
         raise RuntimeError("device='cuda' finds no NVIDIA GPU; expected one that nvidia-smi lists")
@@ -70,7 +70,9 @@ def device_name(device: str) -> str:
     index = int(number) if colon else int(cupy().cuda.Device().id)
     count = cupy().cuda.runtime.getDeviceCount()
     if index >= count:
-        raise ValueError(f"device={device!r} does not exist; this machine has {count}, from 'cuda:0' on")
+        raise ValueError(
+            f"device={device!r} does not exist; this machine has {count} GPUs; 'cuda:0' is the first"
+        )
     _check_capability(index)
     return f"cuda:{index}"
 
@@ -94,19 +96,19 @@ def index_of(device: str) -> int:
 
 
 def destination_of(array: Any) -> Destination:
-    """Return the destination behind an array in GPU memory, which is not copied.
+    """Return the destination of an array in GPU memory; the array is not copied.
 
     Parameters
     ----------
     array
-        A torch tensor, a CuPy array, or anything that speaks DLPack (JAX) or the CUDA array interface.
+        A torch tensor, a CuPy array, or an object with DLPack (JAX) or the CUDA array interface.
 
     Raises
     ------
     ValueError
-        If its dtype is not supported, or its memory is read-only, freed, misaligned or shared by elements.
+        If its dtype is not supported, its memory is read-only, freed or misaligned, or its elements overlap.
     RuntimeError
-        If the GPU is too old.
+        If the compute capability of the GPU is too low.
     """
     if torch.is_tensor(array):
         made = torch.destination_of(array, f"cuda:{array.device.index}")
@@ -122,8 +124,8 @@ def destination_of(array: Any) -> Destination:
     size = made.dtype.itemsize
     if any(step % size for step in (made.address, *made.byte_steps)):
         raise ValueError(
-            f"elements of {size} bytes lie at address {made.address:#x} with strides {made.byte_steps}; "
-            f"expected multiples of {size}, as GPUs can write no others"
+            f"elements of {size} bytes have address {made.address:#x} and strides {made.byte_steps}; "
+            f"expected multiples of {size}, the alignment that a GPU needs"
         )
     return made
 
@@ -138,12 +140,12 @@ def _of_cupy(view: Any, owner: Any) -> Destination:
 
 
 def _exported(array: Any) -> Any:
-    """Return a CuPy array over the memory of a DLPack producer, ready on the device's current stream."""
+    """Return a CuPy view of the memory of a DLPack producer, ready on the device's current stream."""
     with cupy().cuda.Device(array.__dlpack_device__()[1]):
         try:
             return cupy().from_dlpack(array)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"the {type(array).__name__} does not give its memory away: {error}") from error
+            raise ValueError(f"the {type(array).__name__} does not export its memory: {error}") from error
 
 
 def _of_interface(array: Any) -> Destination:
@@ -175,17 +177,17 @@ def _device_of(address: int, shape: tuple[int, ...]) -> int:
         return int(cupy().cuda.Device().id)
     found = runtime.pointerGetAttributes(address)
     if found.type not in (runtime.memoryTypeDevice, runtime.memoryTypeManaged):
-        raise ValueError(f"address {address:#x} is no memory of a GPU; has the array been freed?")
+        raise ValueError(f"address {address:#x} is not GPU memory; expected an array that was not freed")
     return int(found.device)
 
 
 def allocate(specs: Sequence[tuple[tuple[int, ...], DType]], device: str) -> list[Destination]:
-    """Return memory for new CuPy arrays on one device, from CuPy's memory pool; not initialised.
+    """Return uninitialised memory for new CuPy arrays on one device, from CuPy's memory pool.
 
     Raises
     ------
     MemoryError
-        If they do not fit; nothing is allocated then.
+        If the arrays do not fit; nothing is allocated then.
     """
     module, index = cupy(), index_of(device)
     nbytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in specs)
@@ -210,7 +212,7 @@ def allocate(specs: Sequence[tuple[tuple[int, ...], DType]], device: str) -> lis
 
 
 def _on_pool(module: Any, shape: tuple[int, ...], dtype: DType) -> Any:
-    # With memory of its own choice CuPy refuses float8, which it cannot compute with.
+    # CuPy does not support float8, but accepts it as the dtype of memory that is passed in.
     memory = module.cuda.alloc(math.prod(shape) * dtype.itemsize)
     return module.ndarray(shape, dtype.numpy, memory)
 
@@ -223,7 +225,7 @@ def _gib(nbytes: int) -> str:
 
 
 class Queue(NamedTuple):
-    """Where work on an array is put, so that it comes behind what was asked of the array before.
+    """Device and CUDA stream for work on an array, which then runs after all earlier work on that array.
 
     Attributes
     ----------
@@ -232,7 +234,7 @@ class Queue(NamedTuple):
     stream
         Handle of the CUDA stream.
     waits
-        The array's library has streams of its own that cannot be told to wait, so the host does.
+        Whether the host waits for the work: the array's library has internal streams, which do not wait.
     """
 
     device: int
@@ -241,12 +243,12 @@ class Queue(NamedTuple):
 
     @contextmanager
     def entered(self) -> Iterator[Any]:
-        """Make device and stream CuPy's current ones."""
+        """Make device and stream the current ones of CuPy."""
         module = cupy()
         with module.cuda.Device(self.device):
             before = module.cuda.get_current_stream()
             stream = module.cuda.Stream.from_external(_Handle(self.stream))
-            # Not `with stream`, which would leave behind the stream of the last `with`, not that of `use`.
+            # Not `with stream`: it would restore the stream of the last `with`, not the stream of `use`.
             stream.use()
             try:
                 yield stream
@@ -257,7 +259,7 @@ class Queue(NamedTuple):
 
 
 class _Handle:
-    """The CUDA stream protocol, as CuPy asks for it."""
+    """An object with the CUDA stream protocol that CuPy expects."""
 
     def __init__(self, stream: int) -> None:
         self._stream = stream
@@ -267,12 +269,12 @@ class _Handle:
 
 
 def queue_of(destination: Destination) -> Queue:
-    """Return the queue of an array at this moment: the current stream of the library that it is of.
+    """Return the queue of an array at this moment: the current stream of its library.
 
     Raises
     ------
     ValueError
-        If the stream that an array names is of another device.
+        If the array names a stream of another device.
     """
     index, owner = index_of(destination.device), destination.owner
     if torch.is_tensor(owner):
@@ -281,7 +283,7 @@ def queue_of(destination: Destination) -> Queue:
     if _is_cupy(owner):
         return Queue(index, current, False)
     if hasattr(owner, "__dlpack__"):
-        _exported(owner)  # makes CuPy's current stream wait for what the array waits for
+        _exported(owner)  # makes CuPy's current stream wait for the work on the array
         return Queue(index, current, True)
     stream = owner.__cuda_array_interface__.get("stream")
     if stream is None:
@@ -291,14 +293,14 @@ def queue_of(destination: Destination) -> Queue:
 
 
 def _check_stream(stream: int, device: int) -> None:
-    """Raise unless events of the device can be recorded on the stream."""
+    """Raise if events of the device cannot be recorded on the stream."""
     module = cupy()
-    if stream in (1, 2):  # the default streams of whatever device is current
+    if stream in (1, 2):  # the default streams, which exist on every device
         return
     with module.cuda.Device(device):
         try:
             module.cuda.Event(disable_timing=True).record(module.cuda.Stream.from_external(_Handle(stream)))
         except module.cuda.runtime.CUDARuntimeError as error:
             raise ValueError(
-                f"stream {stream:#x} of an array on cuda:{device} is of another device: {error}"
+                f"stream {stream:#x} of an array on cuda:{device} belongs to another device: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""A destination: writable memory that a backend fills, whatever library owns it."""
+"""Destinations: the writable memory that a backend fills, independent of the library that owns it."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _MOST_PLACES = 1 << 22
 
 
 class Destination(NamedTuple):
-    """Memory for one array.
+    """Memory of one array.
 
     Attributes
     ----------
     address
-        Of the first element.
+        Address of the first element.
     shape, byte_steps
         Extents, and bytes per step along each axis (any sign).
     dtype
-        What the memory holds.
+        The dtype of the elements.
     device
         ``"cpu"``, or a device that a backend knows.
     owner
-        The array itself, kept alive as long as the destination.
+        The array itself, which the destination keeps alive.
     """
 
     address: int
@@ -45,30 +45,30 @@ class Destination(NamedTuple):
 
     @property
     def span(self) -> tuple[int, int]:
-        """First address and the address behind the last byte that the array can touch."""
+        """Address range of the array: the first byte, and the byte after the last one."""
         low, high = reach(self.shape, self.byte_steps)
         return self.address + low, self.address + high + self.dtype.itemsize
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Equal for two destinations exactly if they are the same elements in the same order."""
+        """A key that is equal for two destinations if and only if they have the same elements in order."""
         return (self.address, self.shape, self.byte_steps, self.dtype.name, self.device)
 
 
 @lru_cache(maxsize=4096)
 def check_layout(dtype: Any, shape: tuple[int, ...], byte_steps: tuple[int, ...]) -> DType:
-    """Return initium's dtype; raise if there is none, or if the layout has elements that share memory."""
+    """Return initium's dtype; raise if there is none, or if elements share memory."""
     known = lookup(dtype)
     if _overlaps_itself(shape, byte_steps, known.itemsize):
         raise ValueError(
             f"elements share memory in an array of shape {shape} and strides {byte_steps} in bytes; "
-            "expected one place per element"
+            "expected one address per element"
         )
     return known
 
 
 def _overlaps_itself(shape: tuple[int, ...], byte_steps: tuple[int, ...], itemsize: int) -> bool:
-    """Tell whether elements share memory: none do if each axis, by its step, clears all smaller ones."""
+    """Return whether elements share memory; they do not if each step, from the smallest up, skips all before it."""
     if 0 in shape:
         return False
     clear = itemsize
@@ -80,7 +80,7 @@ def _overlaps_itself(shape: tuple[int, ...], byte_steps: tuple[int, ...], itemsi
 
 
 def _places_overlap(shape: tuple[int, ...], byte_steps: tuple[int, ...], itemsize: int) -> bool:
-    """Tell whether elements share memory where axes interleave, by all places; assume it of large arrays."""
+    """Return whether elements share memory, by comparing all addresses; large arrays count as overlapping."""
     if math.prod(shape) > _MOST_PLACES:
         return True
     places = np.zeros(1, np.int64)
@@ -91,7 +91,7 @@ def _places_overlap(shape: tuple[int, ...], byte_steps: tuple[int, ...], itemsiz
 
 
 def host_view(destination: Destination) -> np.ndarray[Any, Any]:
-    """Return the memory of a destination on the CPU, which has elements, as a NumPy array."""
+    """Return the memory of a destination on the CPU as a NumPy array; it must have elements."""
     low, end = destination.span
     memory: Any = (ctypes.c_char * (end - low)).from_address(low)
     offset = destination.address - low
@@ -99,14 +99,14 @@ def host_view(destination: Destination) -> np.ndarray[Any, Any]:
 
 
 def write_host(array: np.ndarray[Any, Any], destination: Destination) -> None:
-    """Round an array into memory of the CPU of the same shape."""
+    """Write an array, rounded to the dtype, to CPU memory of the same shape."""
     host_view(destination)[...] = array
 
 
 def joined(destination: Destination, *cuts: int) -> Destination | None:
-    """Return a destination of fewer axes over the same memory, or None if strides do not allow it.
+    """Return a destination with fewer axes over the same memory, or None if the strides do not allow it.
 
-    Axes up to the first of `cuts`, from there to the second, ..., and from the last on become one each.
+    `cuts` divides the axes into groups of consecutive axes; each group becomes one axis.
     """
     shape, steps = [], []
     for first, stop in zip((0, *cuts), (*cuts, len(destination.shape)), strict=True):
@@ -129,7 +129,7 @@ def reach(shape: tuple[int, ...], byte_steps: tuple[int, ...]) -> tuple[int, int
 
 
 def packed_steps(shape: Sequence[int], unit: int = 1) -> tuple[int, ...]:
-    """Return the row-major strides of a shape, in units of which an element has `unit`."""
+    """Return the row-major strides of a shape, for elements of size `unit`."""
     steps, step = [], unit
     for n in reversed(shape):
         steps.append(step)

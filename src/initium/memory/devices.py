@@ -1,4 +1,4 @@
-"""Names of devices: the CPU, and NVIDIA GPUs by number."""
+"""Names of devices: ``"cpu"``, and ``"cuda:N"`` for NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_device(device: Any) -> str:
     ValueError
         If there is no such device.
     ImportError, RuntimeError
-        If it is a GPU, and CuPy or the driver is missing.
+        If the device is a GPU, and CuPy or the driver is missing.
     """
     if device == "cpu":
         return "cpu"
@@ -27,5 +27,5 @@ def check_device(device: Any) -> str:
 
 
 def is_on(device: str, place: str) -> bool:
-    """Tell whether memory at `place` is where `device` asks for; a kind without a number asks for any."""
+    """Return whether memory at `place` is on `device`; ``"cuda"`` without a number matches every GPU."""
     return place == check_device(device) or place.partition(":")[0] == device

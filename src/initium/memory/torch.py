@@ -1,4 +1,4 @@
-"""The memory of torch tensors, on the CPU and on GPUs; torch is imported only where a tensor needs it."""
+"""Destinations of torch tensors, on the CPU and on GPUs; torch is imported only if a tensor needs it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["destination_of", "is_tensor", "mark_as_written"]
 
 
 def is_tensor(value: Any) -> bool:
-    """Tell whether a value is a torch tensor, by what it offers."""
+    """Return whether a value is a torch tensor, judging by its attributes."""
     return hasattr(value, "data_ptr")
 
 
 def destination_of(tensor: Any, device: str) -> Destination:
-    """Return the destination behind a torch tensor on a device that is known to be `device`.
+    """Return the destination of a torch tensor, whose device is `device`.
 
     Raises
     ------
     ValueError
-        If its values are not where its strides say, as they are: a sparse layout, a view that negates or
-        conjugates, a wrapper without memory of its own (DTensor, FakeTensor), or a storage that was freed.
+        If its strides do not give the addresses of its values: a sparse layout, a view that negates or
+        conjugates, a wrapper without memory (DTensor, FakeTensor), or a storage that was freed.
     """
     if str(tensor.layout) != "torch.strided":
         raise ValueError(f"the tensor's layout is {tensor.layout}; expected torch.strided")
@@ -42,19 +42,19 @@ def destination_of(tensor: Any, device: str) -> Destination:
     if wraps or (address == 0 and 0 not in shape):
         raise ValueError(
             f"the {type(tensor).__name__} has no memory of its own; expected a plain tensor "
-            "(of a DTensor give to_local(), with box= for its part)"
+            "(for a DTensor: its to_local(), with box=)"
         )
     return Destination(address, shape, steps, dtype, device, tensor)
 
 
 def mark_as_written(destinations: Iterable[Destination]) -> None:
-    """Move the version counters of torch tensors on, as torch's own in-place operations do.
+    """Increment the version counters of torch tensors, as torch's in-place operations do.
 
-    Autograd relies on them to notice that a tensor which it has saved is no longer the same.
+    Autograd uses the counters to detect that a saved tensor was changed.
     """
     owners = (destination.owner for destination in destinations)
     tensors = [owner for owner in owners if is_tensor(owner)]
-    counted = [tensor for tensor in tensors if not tensor.is_inference()]  # the others have no counter
+    counted = [tensor for tensor in tensors if not tensor.is_inference()]  # others have no counter
     if counted:
         import torch
 

@@ -1,1 +1,1 @@
-"""Models by their tensors: built in, from Hugging Face configurations, or as they lie on disk."""
+"""Models as lists of tensors: built in, from Hugging Face configurations, or from existing files."""

@@ -1,4 +1,4 @@
-"""What recipes need to know of a model: its tensors, depth, width and layouts."""
+"""The description of a model for recipes: its tensors, depth, width and layouts."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from initium.specs import TensorSpec
 
 __all__ = ["CONFIG_NAME", "Architecture"]
 
-#: Where Hugging Face's libraries look for the configuration of a model.
+#: File name of the configuration of a model in Hugging Face's libraries.
 CONFIG_NAME = "config.json"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The tensors of a model and what recipes need to know of it.
+    """The tensors of a model, and the properties that recipes use.
 
     Attributes
     ----------
     name
-        What the model was asked for by: a built-in name or a path.
+        The built-in name or the path of the model.
     family
         Hugging Face's ``model_type``, such as ``"llama"``; empty if unknown.
     tensors
-        As they stand in a checkpoint, tied weights once.
+        The tensors of a checkpoint, in order; tied weights occur once.
     depth
         Number of residual layers; None if unknown.
     width
         Size of the residual stream; None if unknown.
     layouts
-        Layouts of weights by name, where they differ from (out, in).
+        Layouts by name, for the weights that are not (out, in).
     config
-        What a ``config.json`` for transformers holds; None if unknown.
+        The content of a ``config.json`` for transformers; None if unknown.
     left_out
-        Tensors that a checkpoint may hold but initium does not fill: buffers of integers or booleans.
+        Tensors of a checkpoint that initium does not fill: buffers of integers or booleans.
     """
 
     name: str
@@ -60,14 +60,14 @@ class Architecture:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     def layout(self, tensor: str) -> Layout:
-        """Return the layout of the tensor of that name."""
+        """Return the layout of the tensor with this name."""
         return self.layouts.get(tensor, OUT_IN)
 
     def with_dtype(self, dtype: Any) -> Architecture:
-        """Return the same model with all tensors, and the configuration, in another dtype."""
+        """Return the same model with another dtype of all tensors and of the configuration."""
         name = dtypes.lookup(dtype).name
         tensors = tuple(replace(tensor, dtype=name) for tensor in self.tensors)
         if self.config is None:
             return replace(self, tensors=tensors)
-        config = {key: value for key, value in self.config.items() if key != "torch_dtype"}  # its older name
+        config = {key: value for key, value in self.config.items() if key != "torch_dtype"}  # the older name
         return replace(self, tensors=tensors, config={**config, "dtype": name})

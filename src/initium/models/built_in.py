@@ -15,10 +15,10 @@ __all__ = ["BUILT_IN", "built_in"]
 def _gpt2(name: str, *, depth: int, width: int, heads: int) -> Architecture:
     """GPT-2 (Radford et al. 2019), as in ``openai-community/gpt2`` on the Hugging Face hub.
 
-    The tied output weight is not stored, and neither are the masks that the published files still hold.
+    The tied output weight and the masks of the published files are not included.
     """
     vocabulary, positions = 50257, 1024
-    projections = {  # of class Conv1D: (in, out)
+    projections = {  # layers of the class Conv1D: (in, out)
         "attn.c_attn": (width, 3 * width),
         "attn.c_proj": (width, width),
         "mlp.c_fc": (width, 4 * width),
@@ -124,7 +124,7 @@ def _llama3(name: str, *, depth: int, width: int, hidden: int, heads: int) -> Ar
     return Architecture(name, "llama", tensors, depth=depth, width=width, config=config)
 
 
-#: What makes each built-in architecture, by its name.
+#: The function that makes each built-in architecture, by its name.
 BUILT_IN: Mapping[str, Callable[[str], Architecture]] = {
     "gpt2": partial(_gpt2, depth=12, width=768, heads=12),
     "gpt2-medium": partial(_gpt2, depth=24, width=1024, heads=16),
@@ -136,7 +136,7 @@ BUILT_IN: Mapping[str, Callable[[str], Architecture]] = {
 
 
 def built_in(name: str) -> Architecture:
-    """Return the built-in architecture of that name.
+    """Return the built-in architecture with this name.
 
     Raises
     ------
@@ -144,5 +144,7 @@ def built_in(name: str) -> Architecture:
         If there is none.
     """
     if name not in BUILT_IN:
-        raise ValueError(f"model={name!r} is no built-in architecture; expected one of {', '.join(BUILT_IN)}")
+        raise ValueError(
+            f"model={name!r} is not a built-in architecture; expected one of {', '.join(BUILT_IN)}"
+        )
     return BUILT_IN[name](name)

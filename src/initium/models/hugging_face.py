@@ -1,4 +1,4 @@
-"""Architectures that a Hugging Face configuration describes."""
+"""Architectures from Hugging Face configurations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from initium.specs import TensorSpec
 
 __all__ = ["depth_of", "from_config", "layouts_by_name", "read_config", "width_of"]
 
-#: Names of weights that are not (out, in), by family, for checkpoints: they do not tell a weight's class.
+#: Names of the weights that are not (out, in), by family. A checkpoint does not state the class of a layer.
 _IN_OUT_NAMES = {
     "gpt2": re.compile(r"(.*\.)?h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
 }
@@ -33,7 +33,7 @@ def layouts_by_name(family: str, tensors: Sequence[TensorSpec]) -> dict[str, Lay
     return {tensor.name: IN_OUT for tensor in tensors if _IN_OUT_NAMES[family].fullmatch(tensor.name)}
 
 
-#: Where configurations keep the number of layers and the width.
+#: Keys of the number of layers and of the width in configurations.
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "dim")
@@ -42,10 +42,10 @@ _WIDTH_KEYS = ("hidden_size", "n_embd", "d_model", "dim")
 def from_config(path: str | Path) -> Architecture:
     """Return the architecture that a Hugging Face ``config.json`` describes.
 
-    transformers builds the model on torch's meta device, so that no weights are made. The class is the
-    first of ``architectures``; without such an entry, the causal language model of the type, or its base
-    model if it has none. A configuration is data: nothing is fetched, and no
-    code from outside transformers is run; what asks for either is left out.
+    transformers builds the model on torch's meta device, without weights. The class is the first entry of
+    ``architectures``. Without this entry it is the causal language model of the type, else its base model.
+    A configuration is data: nothing is downloaded, and only code of transformers is run. Entries that ask for
+    a download or for other code are ignored.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def from_config(path: str | Path) -> Architecture:
     ModuleNotFoundError
         If transformers or torch is missing.
     ValueError
-        If the file is no configuration that the installed transformers knows.
+        If the file is not a configuration, or the installed transformers does not know it.
     """
     path = Path(path)
     config = read_config(path)
@@ -106,7 +106,7 @@ def from_config(path: str | Path) -> Architecture:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return a configuration; raise `ValueError` if the file holds none."""
+    """Return the configuration in a file; raise `ValueError` if there is none."""
     if not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
     try:
@@ -131,8 +131,8 @@ def _on_meta_device(path: Path, config: dict[str, Any], torch: Any, transformers
             settings = known[kind].from_dict(_harmless(config))
             return _model_class(settings, transformers)(settings)
     except Exception as error:
-        # Whatever a model's constructor trips over, it is the configuration that is at fault.
-        raise ValueError(f"{path}: transformers makes no model of it: {error}") from error
+        # The constructor of a model can raise any exception for a wrong configuration.
+        raise ValueError(f"{path}: transformers cannot build this model: {error}") from error
     finally:
         torch.set_default_dtype(usual)
 
@@ -219,20 +219,22 @@ def _model_class(settings: Any, transformers: Any) -> Callable[[Any], Any]:
     name = settings.architectures[0]
     found = getattr(transformers, str(name), None)
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
-        raise ValueError(f"architectures[0]={name!r} is no model of transformers {transformers.__version__}")
+        raise ValueError(
+            f"architectures[0]={name!r} is not a model of transformers {transformers.__version__}"
+        )
     return found
 
 
 def depth_of(config: Mapping[str, Any]) -> int | None:
-    """Return the number of layers that a configuration tells."""
+    """Return the number of layers in a configuration; None if it is not given."""
     return _first(config, _DEPTH_KEYS)
 
 
 def width_of(config: Mapping[str, Any]) -> int | None:
-    """Return the width of the residual stream that a configuration tells."""
+    """Return the width of the residual stream in a configuration; None if it is not given."""
     return _first(config, _WIDTH_KEYS)
 
 
 def _first(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:
-    """Return the first of these entries that is an integer."""
+    """Return the first entry of `keys` that is an integer, else None."""
     return next((config[key] for key in keys if isinstance(config.get(key), int)), None)

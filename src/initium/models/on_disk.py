@@ -1,4 +1,4 @@
-"""Architectures of existing checkpoints: the shapes of safetensors files."""
+"""Architectures from existing checkpoints: the names and shapes in safetensors files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["from_checkpoint"]
 
 
 def from_checkpoint(path: str | Path) -> Architecture:
-    """Return the architecture that an existing checkpoint has; no weights are read.
+    """Return the architecture of an existing checkpoint, without reading weights.
 
-    A ``config.json`` beside it tells family, width and depth. Without one the depth is the number of
-    layers that the names count, as in ``h.0.ln_1.weight``, ``h.1.ln_1.weight``.
+    Family, width and depth come from a ``config.json`` in the same folder. Without this file, the depth is
+    the number of layers in the names, such as ``h.0.ln_1.weight`` and ``h.1.ln_1.weight``.
 
     Parameters
     ----------
@@ -29,10 +29,10 @@ def from_checkpoint(path: str | Path) -> Architecture:
     Raises
     ------
     FileNotFoundError
-        If the file, or a shard that the index names, does not exist.
+        If the file, or a shard in the index, does not exist.
     initium.io.CheckpointError
-        If the checkpoint is malformed or holds tensors of dtypes that initium does not write, other than
-        integers and booleans.
+        If the checkpoint is malformed, or holds a tensor whose dtype initium neither writes nor leaves out
+        (integers and booleans are left out).
     """
     path = Path(path)
     checkpoint = read_checkpoint(path)
@@ -54,7 +54,7 @@ def from_checkpoint(path: str | Path) -> Architecture:
 
 
 def _counted_layers(tensors: Sequence[TensorSpec]) -> int | None:
-    """Return how many values the first number in the names takes, with all else the same."""
+    """Return the largest number of layers that follow one prefix; None if no name has a layer number."""
     layers = {match.groups() for tensor in tensors if (match := re.match(r"(.*?\.)(\d+)\.", tensor.name))}
     counts = Counter(prefix for prefix, _ in layers)
     return max(counts.values(), default=None)

@@ -1,4 +1,4 @@
-"""From what a user calls a model by, a name or a path, to its architecture."""
+"""From the user's name or path of a model to its architecture."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["resolve_model"]
 
 
 def resolve_model(argument: str) -> Architecture:
-    """Return the architecture that a command-line argument names.
+    """Return the architecture for a name or a path.
 
     Parameters
     ----------
     argument
         A built-in name, a ``config.json`` or another ``.json`` file with a configuration, a
-        ``.safetensors`` file, an index of shards, or a folder that holds one of these.
+        ``.safetensors`` file, an index of shards, or a folder that holds one of these files.
 
     Raises
     ------
     ValueError
-        If it is none of these.
+        If the argument is something else.
     """
     if argument in BUILT_IN:
         return built_in(argument)
@@ -33,7 +33,7 @@ def resolve_model(argument: str) -> Architecture:
         names = (CONFIG_NAME, "model.safetensors.index.json", "model.safetensors")
         found = [path / name for name in names if (path / name).is_file()]
         if not found:
-            raise ValueError(f"model={argument!r} is a folder without any of {', '.join(names)}")
+            raise ValueError(f"model={argument!r} is a folder; expected one of {', '.join(names)} in it")
         path = found[0]
     if path.name.endswith((".safetensors", ".safetensors.index.json")):
         return from_checkpoint(path)

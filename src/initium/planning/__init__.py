@@ -1,1 +1,1 @@
-"""Plans: jobs laid out for a backend."""
+"""Plans: the jobs of a call, prepared for a backend."""

@@ -1,4 +1,4 @@
-"""Jobs: a fill on a box of a named tensor, and where it goes."""
+"""Jobs: a fill, a box of a named tensor and its destination."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["Job", "PatternJob", "job_of"]
 
 
 class Job(NamedTuple):
-    """A fill on a box of one tensor, and where it goes; `job_of` makes one.
+    """A fill, a box of one tensor and its destination; `job_of` makes one.
 
-    A tuple, as `Destination` is: a plan of 10,000 tensors makes as many of each, and a frozen dataclass
-    takes several times as long to make.
+    A named tuple, like `Destination`, since a frozen dataclass is slower to construct, and a plan constructs
+    one of each per tensor.
 
     Attributes
     ----------
     name, stream
-        The tensor's name, for messages, and the stream that it stands for, see `initium.stream_id`.
+        The tensor's name, for messages, and its stream; see `initium.stream_id`.
     fill
         The distribution.
     box
-        The part of the global shape; `destination` has its shape.
+        The part of the global shape; `destination` has the shape of the box.
     destination
         The memory that is written.
     """
@@ -43,13 +43,13 @@ class Job(NamedTuple):
 
 
 def job_of(name: str, fill: Fill, box: Box, destination: Destination) -> Job:
-    """Return the job that draws a box of the tensor of that name."""
+    """Return the job that draws a box of the tensor `name`."""
     return Job(name, stream_id(name), fill, box, destination)
 
 
 @dataclass(frozen=True, eq=False)
 class PatternJob:
-    """A window of one tensor that takes a pattern."""
+    """A pattern fill on a window of one tensor."""
 
     name: str
     stream: int
@@ -58,5 +58,5 @@ class PatternJob:
 
     @property
     def units(self) -> int:
-        """Units of work, as progress counts them."""
+        """Units of work, for progress reports."""
         return -(-math.prod(self.window.destination.shape) // T.TILE)

@@ -1,4 +1,4 @@
-"""Matrix jobs: parts of stacks of orthogonal matrices, as backends make them."""
+"""Matrix jobs: parts of stacks of orthogonal matrices."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ __all__ = ["GaussianDraw", "MatrixJob", "matrix_jobs"]
 
 @dataclass(frozen=True, eq=False)
 class MatrixJob:
-    """Parts of a stack of orthogonal matrices, seen as tall ones: n rows, m <= n columns.
+    """Parts of a stack of orthogonal matrices, each with n rows and m <= n columns (transposed if wide).
 
     Attributes
     ----------
     name, stream
-        Of the tensor.
+        Name and stream of the tensor.
     long, short
         n and m.
     starts
         Index of the first Gaussian of each matrix, shape (count,).
     rows, columns
-        Which of the n and of the m are made.
+        Indices of the rows (of n) and of the columns (of m) that are wanted.
     gain, method
         As in `OrthogonalFill`.
     destination
         Memory with the axes of the stack, of the rows and of the columns, in this order.
     split
-        How many of the destination's axes are the stack's, and how many those and the rows'.
+        Number of stack axes of the destination, and number of stack and row axes together.
     """
 
     name: str
@@ -62,21 +62,21 @@ class MatrixJob:
 
     @property
     def units(self) -> int:
-        """Units of work, as progress counts them."""
+        """Units of work, for progress reports."""
         return -(-len(self.starts) * len(self.rows) * len(self.columns) // T.TILE)
 
     @property
     def arithmetic(self) -> DType:
-        """What Gaussians and products are computed in."""
+        """The dtype in which Gaussians and products are computed."""
         return DTYPES["float64" if self.destination.dtype.word_bits == 64 else "float32"]
 
     def gaussians(self, matrix: int, first: int, count: int) -> Box:
-        """Return the box of rows ``G[first : first + count, first:]`` of a matrix, in the (flat) stream."""
+        """Return the box of ``G[first : first + count, first:]`` of a matrix, in the (flat) stream."""
         start = int(self.starts[matrix]) + first * (self.long + 1)
         return Box((count, self.long - first), start, (self.long, 1))
 
     def runs(self, first: int, stop: int) -> Iterator[tuple[slice, Box]]:
-        """Yield which of the matrices [first, stop) follow each other in the stream, and all their Gaussians.
+        """Yield runs of the matrices [first, stop) that are consecutive in the stream, with their Gaussians.
 
         The slices count from `first`.
         """
@@ -90,7 +90,7 @@ class MatrixJob:
 
 
 def matrix_jobs(job: Job, fill: OrthogonalFill) -> Iterator[MatrixJob]:
-    """Yield what a job of a box that is not empty makes; where the box misses the centre, nothing."""
+    """Yield the matrix jobs of a job whose box is not empty; none if the box does not contain the centre."""
     long, short = fill.sides
     tall = math.prod(fill.shape[a] for a in fill.row_axes) == long
     sides = (fill.row_axes, fill.column_axes) if tall else (fill.column_axes, fill.row_axes)
@@ -136,7 +136,7 @@ def _flat(index: Sequence[range], shape: Sequence[int]) -> NDArray[np.int64]:
 
 
 class GaussianDraw(NamedTuple):
-    """Standard normals that a matrix is made of: which, and an array of the box's shape for them."""
+    """A request for standard normals: the matrix, their box in the stream, and an array of its shape."""
 
     job: MatrixJob
     box: Box

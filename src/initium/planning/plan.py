@@ -1,4 +1,4 @@
-"""Plans: all jobs of a call, laid out in job tables."""
+"""Plans: all jobs of a call, arranged in job tables, matrix jobs and pattern jobs."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _ZERO = ConstantFill(0.0)
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Jobs of one kind and output, as kernels read them.
+    """Jobs of one kind and output, in the form that kernels read.
 
     Attributes
     ----------
     kind, output
-        Of all rows; see `initium.kernels.table`.
+        Kind and output of all rows; see `initium.kernels.table`.
     rows
         Rows of `initium.kernels.table.JOB`, in the order of their tiles.
     tiles
         Number of tiles of all rows.
     owners
-        For each row the position of its job in `Plan.jobs`.
+        For each row, the position of its job in `Plan.jobs`.
     """
 
     kind: str
@@ -56,20 +56,20 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All jobs of a call. It may be run any number of times, and always writes the same values.
+    """All jobs of a call. A plan can be run any number of times, and always writes the same values.
 
     Attributes
     ----------
     seed
         Philox key of all jobs.
     tables
-        Jobs of independent values, by kind and output.
+        Jobs of elementwise fills, by kind and output.
     jobs
-        What the plan was made from; keeps the destinations alive.
+        The jobs from which the plan was made; they keep the destinations alive.
     matrices
-        Orthogonal jobs.
+        Jobs of orthogonal fills.
     patterns
-        Jobs whose values depend on their place.
+        Jobs of pattern fills.
     """
 
     seed: int
@@ -80,35 +80,35 @@ class Plan:
 
     @property
     def tiles(self) -> int:
-        """Tiles of all tables."""
+        """Number of tiles of all tables."""
         return sum(table.tiles for table in self.tables)
 
     @property
     def units(self) -> int:
-        """Units of work in the whole plan, as progress counts them."""
+        """Units of work of the whole plan, for progress reports."""
         matrices = sum(job.units for job in self.matrices)
         return self.tiles + matrices + sum(job.units for job in self.patterns)
 
 
 def plan(jobs: Iterable[Job], seed: int) -> Plan:
-    """Lay jobs out for a backend.
+    """Prepare jobs for a backend.
 
     Parameters
     ----------
     jobs
-        In any order; those of no elements are dropped.
+        The jobs, in any order; jobs without elements are dropped.
     seed
-        In [0, 2**64).
+        The Philox key, in [0, 2**64).
 
     Raises
     ------
     ValueError
-        If a dtype cannot hold its distribution, before anything is written; it names the tensor.
+        If a dtype cannot hold its distribution; the message names the tensor, and nothing has been written.
     """
     seed = check_seed(seed)
     listed = tuple(jobs)
     groups: dict[tuple[str, str], _Group] = {}
-    # Jobs that differ in nothing but name and memory share their rows: models repeat their layers.
+    # Jobs that differ only in name and address share their rows, since the layers of a model repeat.
     known: dict[tuple[Any, ...], tuple[_Group, int]] = {}
     matrices: list[MatrixJob] = []
     patterns: list[PatternJob] = []
@@ -142,7 +142,7 @@ def plan(jobs: Iterable[Job], seed: int) -> Plan:
 
 
 def _named(job: Job, ask: Callable[[DType], _Answer]) -> _Answer:
-    """Ask a fill about the job's dtype; errors name the tensor."""
+    """Call a method of a fill with the job's dtype; errors name the tensor."""
     try:
         return ask(job.destination.dtype)
     except ValueError as error:
@@ -152,7 +152,7 @@ def _named(job: Job, ask: Callable[[DType], _Answer]) -> _Answer:
 
 
 def _rows(job: Job, encoding: Encoding) -> NDArray[np.void]:
-    """Return the rows of a job, as if its name and its memory began at zero."""
+    """Return the rows of a job with stream and address zero."""
     lines = [
         (
             part.byte % 2**64,
@@ -172,14 +172,14 @@ def _rows(job: Job, encoding: Encoding) -> NDArray[np.void]:
 
 
 class _Group:
-    """The jobs of one table while it is laid out.
+    """The jobs of one table that is being built.
 
     Attributes
     ----------
     templates
-        Rows of jobs that differ in more than name and memory.
+        Rows that jobs share if they differ only in name and address.
     members
-        Of each job: its template, its position in the plan, its address and its stream.
+        Template, position in the plan, address and stream of each job.
     """
 
     def __init__(self) -> None:
@@ -187,8 +187,8 @@ class _Group:
         self.members: list[tuple[int, int, int, int]] = []
 
     def table(self, kind: str, output: str) -> Table:
-        """Return the rows of all jobs in order, each with its own address, stream and first tile."""
-        if len(self.members) == 1:  # a call for one tensor: a sixth of the time
+        """Return the rows of all jobs in order, each with its address, stream and first tile."""
+        if len(self.members) == 1:  # a shortcut for a call with one tensor
             ((_, position, address, stream),) = self.members
             rows = self.templates[0]
             return _table(kind, output, rows, np.uint64(address), np.uint64(stream), (position,) * len(rows))
@@ -218,7 +218,7 @@ def _table(
     streams: NDArray[np.uint64] | np.uint64,
     owners: Sequence[int] | NDArray[np.intp],
 ) -> Table:
-    """Complete rows that begin at address and stream zero, and hold their numbers of tiles."""
+    """Complete rows whose address and stream are zero, and whose tile field is their number of tiles."""
     rows["address"] += addresses
     rows["stream"] = streams
     ends = rows["tile"].cumsum()

@@ -1,4 +1,4 @@
-"""From a seed and a tensor's name to the key and counter words of Philox4x32-10."""
+"""Streams: the number that Philox4x32-10 gets for the name of a tensor."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _hash8 = partial(blake2b, digest_size=8)
 def stream_id(name: str) -> int:
     """Return the 64-bit stream number of a tensor's name.
 
-    The first eight bytes of BLAKE2b with an 8-byte digest over the UTF-8 name, little-endian. It fills
-    the upper two counter words of every Philox block that the tensor draws.
+    It is the 8-byte BLAKE2b digest of the UTF-8 name, read as a little-endian integer. It is the upper two
+    counter words of every Philox block of the tensor.
 
     Parameters
     ----------
     name
-        The tensor's name, such as ``"h.0.attn.c_attn.weight"``; the empty string is a name too.
+        The tensor's name, such as ``"h.0.attn.c_attn.weight"``. The empty string is allowed.
 
     Returns
     -------
@@ -31,8 +31,14 @@ def stream_id(name: str) -> int:
     Raises
     ------
     TypeError
-        If `name` is no string.
+        If `name` is not a string.
     ValueError
         If `name` has no UTF-8 form (a lone surrogate).
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> hex(ini.stream_id("fc.weight"))
+    '0x73d2d3db05ba26ca'
     """
     return int.from_bytes(_hash8(check_name(name)).digest(), "little")

@@ -1,1 +1,1 @@
-"""Rules by the names of tensors, and recipes: rules for a family of models, as TOML."""
+"""Rules by the names of tensors, and recipes: TOML files of rules for a family of models."""

@@ -1,4 +1,4 @@
-"""Arithmetic in recipes: numbers that depend on the model, such as ``0.02 / sqrt(2 * depth)``."""
+"""Formulas in recipes: numbers that depend on the model, such as ``0.02 / sqrt(2 * depth)``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _UNARY: Mapping[type[ast.unaryop], Callable[[float], float]] = {
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
 }
-#: Functions that formulas may call.
+#: Functions in formulas.
 FUNCTIONS: Mapping[str, Callable[[float], float]] = {"sqrt": math.sqrt}
-_LONGEST = 200  # characters, which bounds the depth of the tree as well
+_LONGEST = 200  # characters; this also limits the depth of the syntax tree
 
 
 def evaluate(formula: str, variables: Mapping[str, float | None]) -> float:
@@ -33,12 +33,12 @@ def evaluate(formula: str, variables: Mapping[str, float | None]) -> float:
     formula
         Numbers, ``+ - * / **``, brackets, ``sqrt`` and the names of variables.
     variables
-        Their values; None where the model does not tell.
+        The values of variables; None if the value is not known for this model.
 
     Raises
     ------
     ValueError
-        If the formula is malformed, needs a variable that has no value, or is no finite number.
+        If the formula is malformed, uses a variable without a value, or its value is not finite.
     """
     try:
         if len(formula) > _LONGEST:
@@ -54,7 +54,7 @@ def evaluate(formula: str, variables: Mapping[str, float | None]) -> float:
 
 
 def names(formula: str) -> frozenset[str]:
-    """Return the names that a formula speaks of, functions apart; none if it is malformed."""
+    """Return the names of the variables in a formula; an empty set if it is malformed."""
     if len(formula) > _LONGEST:
         return frozenset()
     try:
@@ -66,7 +66,7 @@ def names(formula: str) -> frozenset[str]:
 
 
 def substitute(formula: str, variables: Mapping[str, float | None]) -> str:
-    """Return a formula with those variables that have values replaced by them."""
+    """Return a formula in which each variable with a value is replaced by the value."""
     tree = _Substitution(variables).visit(ast.parse(formula.strip(), mode="eval"))
     return ast.unparse(tree)
 

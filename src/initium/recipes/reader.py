@@ -1,28 +1,28 @@
-"""Recipes: ordered rules for a family of models, as TOML, resolved for one model by its depth and width.
+"""The reader of recipe files, and their format.
 
 A recipe file::
 
-    description = "what it does"            # all of these are optional
+    description = "a short text"            # this and the next four keys are optional
     source = "paper or program"
-    extends = "gpt2"                        # a named recipe or a file; its rules come after those here
+    extends = "gpt2"                        # a named recipe or a file; its rules come after these rules
     seed = 1
     dtype = "bfloat16"
 
-    [constants]                             # numbers for formulas; those of the extended recipe give way
+    [constants]                             # numbers for formulas; they override those of the extended recipe
     base_width = 256
 
     [[rules]]                               # in order; the first rule that matches a name wins
-    match = "*.c_proj.weight"               # a glob or a list of globs; or regex = '...', searched for
+    match = "*.c_proj.weight"               # a glob or a list of globs; or regex = '...', found anywhere
     init = "normal"                         # an initializer and its parameters
     std = "0.02 / sqrt(2 * depth)"          # a number or a formula
 
     [[rules]]
     match = "*.rotary.*"
-    skip = true                             # leave it out
+    skip = true                             # do not write these tensors
 
-Formulas speak of the model's ``depth`` and ``width``, of constants, of a tensor's ``fan_in`` and ``fan_out``,
-and of its ``layer``: the first number in its name, ``h.3.mlp.c_fc.weight`` being of layer 3. Rules that speak
-of the layer match no other tensors. The named recipes are written in the same way.
+Variables in formulas: the model's ``depth`` and ``width``, constants, and a tensor's ``fan_in``, ``fan_out``
+and ``layer``. The layer is the first number in the tensor's name: 3 for ``h.3.mlp.c_fc.weight``. A rule with
+a formula of the layer matches only tensors with a layer. The named recipes have the same format.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = ["load", "parse"]
 
 
 def load(recipe: str | Path, *, chain: tuple[str, ...] = ()) -> Recipe:
-    """Return a named recipe, or that of a ``.toml`` file.
+    """Return a named recipe, or the recipe of a ``.toml`` file.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def load(recipe: str | Path, *, chain: tuple[str, ...] = ()) -> Recipe:
     RecipeError
         If the file is malformed.
     ValueError
-        If there is no recipe of that name.
+        If there is no recipe with this name.
     """
     if str(recipe) in NAMED:
         return parse(NAMED[str(recipe)], str(recipe), is_named=True, chain=chain)
@@ -91,23 +91,23 @@ def load(recipe: str | Path, *, chain: tuple[str, ...] = ()) -> Recipe:
 
 
 def parse(text: str, name: str, *, is_named: bool = False, chain: tuple[str, ...] = ()) -> Recipe:
-    """Return the recipe that a TOML text holds.
+    """Return the recipe of a TOML text.
 
     Parameters
     ----------
     text
-        TOML, see the module's documentation.
+        TOML; see the documentation of this module.
     name
         File or name, for messages.
     is_named
         See `Recipe`.
     chain
-        Recipes that extend this one, which it may not extend in turn.
+        Recipes that extend this one, to detect cycles.
 
     Raises
     ------
     RecipeError
-        If the text is malformed; with the line.
+        If the text is malformed; the message gives the line.
     """
     _check_keys(text, name)
     try:
@@ -136,7 +136,7 @@ _KEYS = (*_TEXTS, "seed", "dtype", "constants", "rules")
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns a TOML document into a recipe, and finds the lines of what is wrong in it."""
+    """Converts a TOML document to a recipe, and finds the line of an error."""
 
     text: str
     name: str
@@ -184,9 +184,7 @@ class _Reader:
         """Return the recipe that this one extends."""
         name = extends if extends in NAMED else str(Path(self.name).parent / extends)
         if name in self.chain:
-            raise self.error(
-                f"extends={extends!r} goes in a circle: {' -> '.join((*self.chain, name))}", "extends"
-            )
+            raise self.error(f"extends={extends!r} is a cycle: {' -> '.join((*self.chain, name))}", "extends")
         try:
             return load(name, chain=self.chain)
         except RecipeError:
@@ -195,12 +193,14 @@ class _Reader:
             raise self.error(f"extends={extends!r}: {error}", "extends") from None
 
     def constants(self, given: Any) -> dict[str, float]:
-        """Return the constants, which are numbers under names that formulas can speak of."""
+        """Return the constants: numbers, with names that formulas can use."""
         if not isinstance(given, dict):
             raise self.error(f"constants={given!r}; expected a table of numbers", "constants")
         for key, value in given.items():
             if not key.isidentifier() or key in (*OF_MODEL, *OF_TENSOR, *FUNCTIONS):
-                raise self.error(f"constant {key!r}; expected a name that formulas do not know yet", key)
+                raise self.error(
+                    f"constant {key!r} is not allowed; expected a name without a meaning in formulas", key
+                )
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
                 raise self.error(f"constant {key}={value!r}; expected a finite number", key)
         return {key: float(value) for key, value in given.items()}
@@ -225,7 +225,7 @@ class _Reader:
         for key in parameters:
             if key not in allowed:
                 what = f"init {init!r}" if init is not None else "skip"
-                taken = f"expected {', '.join(allowed)}" if allowed else "it takes none"
+                taken = f"expected {', '.join(allowed)}" if allowed else "expected none"
                 raise self.error(f"{what} has no parameter {key!r}; {taken}", key, index)
         where = self.where(None, index)
         return [RecipeRule(pattern, init, parameters, where) for pattern in self.patterns(index, entry)]

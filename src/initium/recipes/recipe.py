@@ -1,6 +1,6 @@
 """Recipes: ordered rules for a family of models, resolved for one model by its depth and width.
 
-`initium.recipes.reader` reads them from TOML files and describes the format.
+`initium.recipes.reader` reads TOML files and documents their format.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ __all__ = [
 
 
 class RecipeError(ValueError):
-    """A malformed recipe; the message begins with file and line."""
+    """A malformed recipe; the message starts with file and line."""
 
 
-#: Makers of initializers by the name that a rule gives as `init`.
+#: Functions and classes that make initializers, by the value of `init` in a rule.
 INITIALIZERS: Mapping[str, Callable[..., Initializer]] = MappingProxyType(dict(sorted(MAKERS.items())))
 
 
-#: What formulas may speak of besides constants: of the model, and of one tensor.
+#: Variables in formulas besides constants: those of the model, and those of a tensor.
 OF_MODEL = ("depth", "width")
 
 OF_TENSOR = ("layer", "fan_in", "fan_out")
@@ -67,15 +67,15 @@ class RecipeRule:
     pattern
         A glob, or a compiled regular expression.
     init
-        Name of an initializer; None to leave out what matches.
+        Name of an initializer; None to skip the tensors that match.
     parameters
-        For the initializer; numbers may be formulas.
+        Parameters of the initializer; numbers may be formulas.
     where
         File and line, for messages.
     constants
-        Of the recipe, for formulas.
+        Constants of the recipe, for formulas.
     is_named
-        Whether the rule comes with initium.
+        Whether the rule is from a named recipe of initium.
     """
 
     pattern: str | re.Pattern[str]
@@ -86,13 +86,13 @@ class RecipeRule:
     is_named: bool = False
 
     def resolve(self, variables: _Variables) -> Rule:
-        """Return the rule for a model: formulas are evaluated, those of a layer when a layer asks."""
+        """Return the rule for a model; formulas are evaluated here, formulas of the layer per layer."""
         if "layer" not in self._names:
             initializer = skip if self.init is None else self._initializer(variables)
             return Rule(self.pattern, initializer, optional=self.is_named)
         depth = variables.get("depth")
         if depth is None:
-            raise RecipeError(f"{self.where}: a formula of layer: the depth of this model is not known")
+            raise RecipeError(f"{self.where}: a formula uses layer, but the depth of this model is not known")
 
         @cache
         def of_layer(layer: int) -> Initializer:
@@ -101,7 +101,7 @@ class RecipeRule:
         return LayerRule(self.pattern, of_layer(0), self.is_named, depth=int(depth), of_layer=of_layer)
 
     @property
-    def speaks_of_fans(self) -> bool:
+    def uses_fans(self) -> bool:
         """Whether a formula depends on the fans of each tensor."""
         return bool(self._names & FANS)
 
@@ -115,9 +115,9 @@ class RecipeRule:
         return [] if self.init is None else formulas_of(self.init, self.parameters)
 
     def describe(self, variables: _Variables) -> dict[str, Any]:
-        """Return the rule as it would stand in a recipe file, formulas evaluated.
+        """Return the rule in the format of a recipe file, with formulas evaluated.
 
-        Of formulas of a tensor's layer or fans, only what belongs to the model is replaced.
+        In formulas of a tensor's layer or fans, only the variables of the model are replaced.
         """
         kind = {"match": self.pattern} if isinstance(self.pattern, str) else {"regex": self.pattern.pattern}
         action = {"skip": True} if self.init is None else {"init": self.init}
@@ -134,8 +134,8 @@ class RecipeRule:
         assert self.init is not None
         known = {**self.constants, **variables}
         try:
-            if self.speaks_of_fans:
-                # Errors that do not depend on the fans shall come now, with file and line.
+            if self.uses_fans:
+                # Raise errors that do not depend on the fans here, with file and line.
                 made = ByFans(self.init, tuple(self.parameters.items()), tuple(known.items()))
                 if "layout" in self.parameters:
                     made = replace(made, layout=self.parameters["layout"])
@@ -147,36 +147,36 @@ class RecipeRule:
 
 
 def signature_of(init: str) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters that an initializer takes."""
+    """Return the parameters of an initializer."""
     return inspect.signature(INITIALIZERS[init]).parameters
 
 
 @cache
 def _numbers(init: str) -> frozenset[str]:
-    """Return the parameters of an initializer that take a number, possibly among other things."""
+    """Return the parameters of an initializer whose type includes float."""
     maker = INITIALIZERS[init]
     hints = typing.get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
     return frozenset(key for key, hint in hints.items() if hint is float or float in typing.get_args(hint))
 
 
 def formulas_of(init: str, parameters: Mapping[str, Any]) -> list[str]:
-    """Return the names of parameters that are texts where the initializer takes numbers."""
+    """Return the names of the parameters that are formulas: strings where the initializer takes a float."""
     return [key for key, value in parameters.items() if isinstance(value, str) and key in _numbers(init)]
 
 
 def _make(init: str, parameters: Mapping[str, Any], known: _Variables) -> Initializer:
-    """Return the initializer of that name with formulas evaluated."""
+    """Return the initializer `init` with formulas evaluated."""
     values = {key: evaluate(parameters[key], known) for key in formulas_of(init, parameters)}
     axes = {key: tuple(value) for key, value in parameters.items() if isinstance(value, list)}
     return INITIALIZERS[init](**{**parameters, **axes, **values})
 
 
-# The first part of a name that is a number, with all parts before it.
+# Matches a name up to and including its first part that is a number.
 _LAYER = re.compile(r"(?:(?!\d+\.)[^.]+\.)*(0|[1-9]\d{0,9})\.")
 
 
 def layer_of(name: str) -> int | None:
-    """Return the layer of a tensor: the first number among the parts of its name, the last part aside."""
+    """Return the layer of a tensor: the first number among the parts of its name, except the last part."""
     found = _LAYER.match(name)
     return int(found[1]) if found else None
 
@@ -188,7 +188,7 @@ class LayerRule(Rule):
     Attributes
     ----------
     initializer
-        That of layer 0.
+        The initializer of layer 0.
     depth
         Number of layers.
     of_layer
@@ -201,7 +201,7 @@ class LayerRule(Rule):
     of_layer: Callable[[int], Initializer]
 
     def matcher(self) -> Callable[[str], object]:
-        """Return what tells whether a name matches, and is that of a layer."""
+        """Return a function that states whether a name matches and has a layer below the depth."""
         matches = super().matcher()
 
         def of_some_layer(name: str) -> bool:
@@ -213,7 +213,7 @@ class LayerRule(Rule):
         return of_some_layer
 
     def initializer_for(self, name: str) -> Initializer | Skip:
-        """Return the initializer of the layer that the name tells."""
+        """Return the initializer of the layer in the name."""
         layer = layer_of(name)
         assert layer is not None
         return self.of_layer(layer)
@@ -232,7 +232,7 @@ class ByFans:
     variables
         Pairs of name and value, for the formulas.
     layout
-        What the fans are read off by.
+        The layout for the fans.
     """
 
     init: str
@@ -241,7 +241,7 @@ class ByFans:
     layout: LayoutLike = None
 
     def fans(self, shape: Sequence[int], layout: Layout | None = None) -> Fans:
-        """Return the fans of a weight; `layout` is that of the tensor, where it is known."""
+        """Return the fans of a weight; `layout` is the layout of the tensor if it is known."""
         return layouts.lookup(self.layout, layout).fans(shape)
 
     def initializer(self, fans: Fans) -> Initializer:
@@ -251,20 +251,20 @@ class ByFans:
         return _make(self.init, parameters, {**dict(self.variables), **fans._asdict()})
 
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> Fill:
-        """Return the fill for a weight of these fans."""
+        """Return the fill for a weight, with the formulas evaluated for its fans."""
         return self.initializer(self.fans(shape, layout)).resolve(shape, layout)
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """What a recipe gives each tensor of a model.
+    """The assignments of a recipe to the tensors of a model.
 
     Attributes
     ----------
     assignments
-        In the order of the model's tensors.
+        One assignment per tensor, in the order of the model.
     unused
-        Rules of a recipe file to which no tensor was left.
+        Rules of a recipe file that match no remaining tensor.
     """
 
     assignments: tuple[Assignment, ...]
@@ -273,24 +273,24 @@ class Assigned:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Rules, and the seed and dtype to use unless others are asked for.
+    """Rules, with a default seed and dtype.
 
     Attributes
     ----------
     name
-        Of a named recipe, or the path of the file.
+        The name of a named recipe, or the path of the file.
     rules
-        In order.
+        The rules, in order.
     description, source
-        For people.
+        Texts for the user.
     seed, dtype
-        None if the recipe does not say.
+        None if the recipe does not set them.
     is_named
-        Whether the recipe comes with initium.
+        Whether the recipe is a named recipe of initium.
     text
-        The TOML that it was made from.
+        The TOML text of the recipe.
     constants
-        For formulas, those of the extended recipe included.
+        Constants for formulas, including those of the extended recipe.
     """
 
     name: str
@@ -304,7 +304,7 @@ class Recipe:
     constants: Mapping[str, float] = field(default_factory=dict)
 
     def resolve(self, *, depth: int | None = None, width: int | None = None) -> Rules:
-        """Return rules for a model of this depth and width, as `initium.init_model` takes them.
+        """Return rules for a model with this depth and width, for `initium.init_model`.
 
         Parameters
         ----------
@@ -316,22 +316,22 @@ class Recipe:
         Raises
         ------
         RecipeError
-            If a formula needs what is not given, or a parameter is unfit for its initializer.
+            If a formula needs a value that is not given, or a parameter is invalid for its initializer.
         """
         variables = {"depth": depth, "width": width}
         return Rules(tuple(rule.resolve(variables) for rule in self.rules))
 
     def assign(self, model: Architecture) -> Assigned:
-        """Return what each tensor of a model gets.
+        """Return the assignment of each tensor of a model.
 
-        An initializer that depends on fans takes the layout of each tensor from the model, unless its
-        rule gives one.
+        An initializer that depends on fans uses the layout of each tensor in the model, unless its rule has
+        a layout.
 
         Raises
         ------
         RecipeError
             See `resolve`.
-        initium.rules.UnmatchedError
+        initium.recipes.rules.UnmatchedError
             If tensors match no rule.
         ValueError
             If an initializer does not fit a tensor's shape, or a distribution its dtype.
@@ -340,7 +340,7 @@ class Recipe:
         assignments, used = match(shapes, self.resolve(depth=model.depth, width=model.width), model.layouts)
         for tensor, assignment in zip(model.tensors, assignments, strict=True):
             _check_dtype(assignment, tensor.dtype)
-        # Named recipes serve models that lack some kinds of weights.
+        # Named recipes are for many models, and some of them lack some kinds of weights.
         unused = (rule for rule, hit in zip(self.rules, used, strict=True) if not (hit or rule.is_named))
         return Assigned(tuple(assignments), tuple(unused))
 

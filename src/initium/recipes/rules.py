@@ -1,4 +1,4 @@
-"""Rules: ordered pairs of a pattern of names and an initializer; the first match wins."""
+"""Rules: ordered pairs of a name pattern and an initializer; the first match wins."""
 
 from __future__ import annotations
 
@@ -42,29 +42,39 @@ class UnusedRuleWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Skip:
-    """Leaves a tensor as it is."""
+    """In place of an initializer: leave a tensor unchanged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import initium as ini
+    >>> frozen = np.full(3, 5.0, np.float32)
+    >>> report = ini.init_model({"frozen": frozen}, {"frozen": ini.skip}, seed=7)
+    >>> frozen
+    array([5., 5., 5.], dtype=float32)
+    """
 
     def __repr__(self) -> str:
         return "skip"
 
 
-#: In place of an initializer: leave what matches as it is.
+#: In place of an initializer: leave the tensors that match unchanged.
 skip = Skip()
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A pattern and what it stands for.
+    """A pattern and its initializer.
 
     Attributes
     ----------
     pattern
-        A glob over whole names (``*`` matches dots too), or a compiled regular expression that is
-        searched for within the name.
+        A glob for the whole name (``*`` also matches dots), or a compiled regular expression that may match
+        anywhere in the name.
     initializer
         An initializer, or `skip`.
     optional
-        Whether the rule may match nothing without a warning, as those do that serve many models.
+        Whether there is no warning if the rule matches no tensor, as for rules that are for many models.
     """
 
     #: Whether all tensors that match get the same initializer.
@@ -87,17 +97,17 @@ class Rule:
 
     @property
     def label(self) -> str:
-        """The pattern as text, regular expressions between slashes."""
+        """The pattern as text; a regular expression is between slashes."""
         return self.pattern if isinstance(self.pattern, str) else f"/{self.pattern.pattern}/"
 
     def matcher(self) -> Callable[[str], object]:
-        """Return what tells, by something true, whether a name matches."""
+        """Return a function whose result is true if a name matches."""
         if isinstance(self.pattern, str):
             return re.compile(fnmatch.translate(self.pattern)).match
         return self.pattern.search
 
     def initializer_for(self, name: str) -> Initializer | Skip:
-        """Return what a tensor that matches gets; equal tensors get the same object."""
+        """Return the initializer for a tensor that matches; equal tensors get the same object."""
         return self.initializer
 
 
@@ -106,7 +116,15 @@ RulesLike: TypeAlias = "Rules | Mapping[Any, Any] | Iterable[tuple[Any, Any]] | 
 
 @dataclass(frozen=True)
 class Rules:
-    """An ordered tuple of rules."""
+    """An ordered tuple of rules.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> rules = ini.Rules.of([("*.bias", ini.zeros()), ("*", ini.Normal(0.0, 0.02))])
+    >>> [rule.label for rule in rules.rules]
+    ['*.bias', '*']
+    """
 
     rules: tuple[Rule, ...]
 
@@ -126,16 +144,16 @@ class Rules:
 
 
 class Assignment(NamedTuple):
-    """What the rules give one tensor.
+    """The rule and the distribution of one tensor.
 
     Attributes
     ----------
     name, shape
-        Of the tensor; the global shape.
+        Name and global shape of the tensor.
     rule
         The rule that matched.
     initializer
-        What the rule says for this tensor.
+        The initializer of the rule for this tensor.
     layout
         The layout of the tensor; None if it is not known.
     fill
@@ -157,7 +175,7 @@ class Assignment(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """What rules give the tensors of a model, in order, and which rules were used."""
+    """The assignments of the tensors of a model, in order, and for each rule whether it was used."""
 
     assignments: list[Assignment]
     used: list[bool]
@@ -173,22 +191,23 @@ def match(
     shapes
         Global shapes by name.
     rules
-        In order.
+        The rules, in order.
     layouts
-        Layouts by name, where they are known.
+        Known layouts by name.
 
     Raises
     ------
     UnmatchedError
-        If names match no rule; it lists them.
+        If names match no rule; the message lists them.
     ValueError
-        If an initializer cannot be resolved for a shape; it names the tensor.
+        If an initializer cannot be resolved for a shape; the message names the tensor.
     """
     known = layouts or {}
     names, matchers = _by_name(rules)
     nothing: tuple[Rule | None, int] = None, len(rules.rules)
     used: dict[int, Rule] = {}
-    # Tensors of one shape, layout and initializer share their fill: models repeat their layers.
+    # Tensors with equal rule, initializer, shape and layout share their fill, since the layers of a model
+    # repeat.
     resolved: dict[tuple[Any, ...], Fill | None] = {}
     assignments: list[Assignment] = []
     unmatched: list[str] = []
@@ -212,7 +231,7 @@ def match(
             resolved[key] = _resolve(rule, initializer, name, check_shape(shape), layout)
         assignments.append(Assignment(name, shape, rule, initializer, layout, resolved[key]))
     if unmatched:
-        raise UnmatchedError(f"no rule matches {_listed(unmatched)}; add a rule, or skip them explicitly")
+        raise UnmatchedError(f"no rule matches {_listed(unmatched)}; expected a rule, or skip, for each")
     return Matched(assignments, [id(rule) in used for rule in rules.rules])
 
 
@@ -239,13 +258,15 @@ def assign(shapes: Mapping[str, tuple[int, ...]], rules: RulesLike) -> list[Assi
     Warns
     -----
     UnusedRuleWarning
-        If a rule that is not optional matches nothing, or nothing that rules before it left.
+        If a rule that is not optional matches no tensor, or only tensors that match an earlier rule.
     """
     ordered = Rules.of(rules)
     assignments, used = match(shapes, ordered)
     unused = [rule.label for rule, hit in zip(ordered.rules, used, strict=True) if not (hit or rule.optional)]
     if unused:
-        warnings.warn(f"no tensor is left for the rule {_listed(unused)}", UnusedRuleWarning, stacklevel=5)
+        warnings.warn(
+            f"no remaining tensor matches the rule {_listed(unused)}", UnusedRuleWarning, stacklevel=5
+        )
     return assignments
 
 

@@ -1,1 +1,1 @@
-"""Parts of a global shape: boxes in global indices, and windows with the memory for them."""
+"""Parts of a global shape: boxes (global indices) and windows (indices per axis, with memory)."""

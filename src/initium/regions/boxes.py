@@ -1,4 +1,4 @@
-"""Boxes: the part of a global shape that is made, and how it lies in global indices and in memory."""
+"""Boxes: the part of a global shape that is drawn, with its global indices and its place in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from initium.checks import check_integer
 from initium.memory.destination import packed_steps
 
-# Values of one run along a strided axis: their cache lines fit the first-level cache.
+# Values per run along a strided axis; the cache lines of a run fit in the first-level cache.
 _RUN = 128
 
 __all__ = ["Box", "Part", "box_of", "parts", "whole"]
@@ -20,12 +20,12 @@ __all__ = ["Box", "Part", "box_of", "parts", "whole"]
 
 @dataclass(frozen=True)
 class Box:
-    """A slice of a global shape, with positive steps.
+    """A part of a global shape: the elements that a tuple of slices selects.
 
     Attributes
     ----------
     shape
-        Extents of the box: the shape of what is made.
+        Extents of the box, which are the shape of the drawn array.
     start
         Global row-major index of the box's first element.
     steps
@@ -52,7 +52,7 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a box with few axes, as one row of a job table describes it.
+    """A part of a box with few axes, which fits in one row of a job table.
 
     Attributes
     ----------
@@ -74,27 +74,27 @@ class Part:
 
 @lru_cache(maxsize=4096)
 def whole(shape: tuple[int, ...]) -> Box:
-    """Return the box of all elements."""
+    """Return the box of all elements of a shape."""
     return Box(shape, 0, packed_steps(shape))
 
 
 def box_of(shape: tuple[int, ...], box: Any = None) -> Box:
-    """Return the `Box` that a tuple of slices cuts out of `shape`.
+    """Return the `Box` that a tuple of slices selects from `shape`.
 
     Parameters
     ----------
     shape
         The global shape.
     box
-        None for all of it, or a tuple of slices, one per axis; missing ones and ``...`` stand for whole
-        axes. Starts and stops may count from the end as in Python, but must lie within the axis.
+        None for the whole shape, or a tuple of slices, one per axis. Missing slices and ``...`` select whole
+        axes. Starts and stops may be negative as in Python, but must be within the axis.
 
     Raises
     ------
     TypeError
-        If `box` holds anything but slices.
+        If `box` contains an object that is not a slice.
     ValueError
-        If it has too many slices, or one reaches out of its axis.
+        If `box` has too many slices, or a slice exceeds its axis.
     """
     if box is None:
         return whole(shape)
@@ -147,7 +147,7 @@ def _bounds(part: slice, axis: int, extent: int) -> tuple[int, int, int]:
 
 
 def _merged(axes: Sequence[Axis], itemsize: int) -> list[Axis]:
-    """Drop axes of one element, join axes that continue each other, and end with an axis of index step 1."""
+    """Drop axes of one element, merge contiguous axes, and end with an axis of index step 1."""
     merged: list[Axis] = []
     for axis in axes:
         if axis.extent == 1:
@@ -173,13 +173,13 @@ def parts(box: Box, byte_steps: tuple[int, ...], itemsize: int, limit: int) -> t
     Parameters
     ----------
     box
-        The part of a tensor that is made; not empty.
+        The part of a tensor that is drawn; not empty.
     byte_steps
         Bytes per step along each axis of the box.
     itemsize
         Bytes per value.
     limit
-        Axes that one row of a job table has.
+        Number of axes in one row of a job table.
     """
     axes = _merged([Axis(*axis) for axis in zip(box.shape, box.steps, byte_steps, strict=True)], itemsize)
     return tuple(
@@ -190,10 +190,10 @@ def parts(box: Box, byte_steps: tuple[int, ...], itemsize: int, limit: int) -> t
 
 
 def _by_cache_lines(axes: list[Axis], itemsize: int) -> Iterator[tuple[int, int, list[Axis]]]:
-    """Cut a strided innermost axis into short runs if another axis is closer in memory.
+    """Split a strided innermost axis into short runs if another axis has a smaller stride.
 
-    A walk along the strided axis touches a cache line per value; runs of `_RUN` values, row after row,
-    come back to each line before it leaves the cache: twice as fast into a transposed matrix.
+    A loop along the strided axis touches one cache line per value. With runs of `_RUN` values, row after row,
+    the loop returns to each line before the line leaves the cache. An example is a transposed matrix.
     """
     *outer, inner = axes
     closest = min((abs(axis.byte_step) for axis in outer), default=0)
@@ -209,7 +209,7 @@ def _by_cache_lines(axes: list[Axis], itemsize: int) -> Iterator[tuple[int, int,
 
 
 def _few_axes(axes: list[Axis], limit: int, index: int, byte: int) -> Iterator[Part]:
-    """Make a part of the last `limit` axes for each position in those before."""
+    """Yield a part of the last `limit` axes for each position in the axes before them."""
     outer, inner = axes[:-limit], axes[-limit:]
     padded = [Axis(1, 0, 0)] * (limit - len(inner)) + inner
     extents, index_steps, byte_steps = (tuple(axis[k] for axis in padded) for k in range(3))

@@ -1,6 +1,6 @@
-"""Windows: a box as one range of indices per axis of the global shape, with the memory for it.
+"""Windows: a box as one range of indices per axis of the global shape, with its memory.
 
-Elementwise fills need only the global index of each value; fills that know rows from columns need these.
+Elementwise fills need only the global index of each value. Other fills need the index along each axis.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ __all__ = ["Window", "windows"]
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A part of a global shape.
+    """A part of a global shape, with its memory.
 
     Attributes
     ----------
     index
-        The indices that are made, one range per axis; steps may be negative.
+        The indices that are drawn, one range per axis; steps may be negative.
     destination
-        Memory of the shape that the ranges span.
+        Memory with the shape of the ranges.
     """
 
     index: tuple[range, ...]
     destination: Destination
 
     def part(self, axis: int, positions: slice) -> Window:
-        """Return the window of some positions along one axis; steps are not negative."""
+        """Return the window of a slice of the positions along one axis; the slice's step is positive."""
         index, target = list(self.index), self.destination
         picked = range(len(index[axis]))[positions]
         index[axis] = index[axis][positions]
@@ -50,14 +50,14 @@ def windows(shape: tuple[int, ...], box: Box, destination: Destination) -> Itera
     shape
         The global shape.
     box
-        A box of it with an axis for each of its own, or a run of elements: one axis with step 1.
+        A box with the axes of the global shape, or a run of elements: one axis with step 1.
     destination
-        Memory of the box's shape.
+        Memory with the shape of the box.
 
     Raises
     ------
     ValueError
-        If the box is neither.
+        If the box is neither of the two.
     """
     strides = packed_steps(shape)
     if len(box.shape) == len(shape):
@@ -71,7 +71,7 @@ def windows(shape: tuple[int, ...], box: Box, destination: Destination) -> Itera
         yield from _of_run(shape, box.start, box.size, destination)
     else:
         raise ValueError(
-            f"box of {len(box.shape)} axes in shape={shape}; expected {len(shape)} axes, or a run"
+            f"box has {len(box.shape)} axes in shape={shape}; expected {len(shape)} axes, or a run"
         )
 
 
@@ -95,7 +95,7 @@ def _of_run(shape: tuple[int, ...], start: int, count: int, destination: Destina
 
 
 def _cut(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[range, ...]]:
-    """Cut elements [start, stop) of a row-major array into boxes, in order."""
+    """Split elements [start, stop) of a row-major array into boxes, in order."""
     if start >= stop:
         return
     if not shape:

@@ -1,4 +1,4 @@
-"""initium for torch: `init` stands in for `torch.nn.init`; `reset_parameters` draws torch's layers anew."""
+"""initium for torch: `init` mirrors `torch.nn.init`, `reset_parameters` draws the defaults of its layers."""
 
 from __future__ import annotations
 

@@ -1,14 +1,22 @@
-"""`torch.nn.init` by initium's samplers: the same names and signatures, tensors filled in place and returned.
+"""`torch.nn.init` with the samplers of initium: the same names and signatures.
 
-Every function that draws takes torch's ``generator=``, and ``seed=`` and ``name=`` besides: with a seed, the
-values are those of `initium.initialize` for that seed and name. Without one, each call takes 64 fresh bits
-from the generator (torch's default CPU generator if there is none), so that `torch.manual_seed` governs all
-calls and no two are alike.
+Each function fills a tensor in place and returns it. Every function that draws takes torch's ``generator=``,
+and also ``seed=`` and ``name=``. With a seed, the values are those of `initium.initialize` for this seed and
+name. Without a seed, each call draws a seed of 64 bits from the generator (default: torch's default CPU
+generator). So `torch.manual_seed` makes a program reproducible, and different calls give different values.
 
-As in torch, tensors keep ``requires_grad``, their version counter moves on, nothing is recorded for autograd,
-and tensors on the meta device, or fake ones, are left as they are. Unlike torch, normals can be drawn in
-float8, `orthogonal_` takes bfloat16 and float16, and `trunc_normal_` infinite or far-out bounds.
-Complex tensors and sparse layouts cannot be drawn here.
+As in torch, tensors keep ``requires_grad``, their version counter increases, and autograd records nothing.
+Meta tensors and fake tensors stay unchanged. Unlike torch, normal values can be drawn in float8,
+`orthogonal_` takes bfloat16 and float16, and `trunc_normal_` takes infinite bounds and bounds far from the
+mean. Complex tensors and sparse layouts are not supported.
+
+Examples
+--------
+>>> import torch
+>>> from initium.torch import init
+>>> init.kaiming_normal_(torch.empty(2, 3), seed=7, name="fc.weight")
+tensor([[ 0.1180, -1.2315,  1.1621],
+        [-2.0389,  1.2242, -0.3156]])
 """
 
 from __future__ import annotations
@@ -65,7 +73,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
 
 def _overridable(function: _Function) -> _Function:
-    """Check the tensor, and let subclasses and modes of torch override the function, as torch does."""
+    """Check the tensor; as in torch, tensor subclasses and modes can override the function."""
 
     @functools.wraps(function)
     def outer(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -82,7 +90,7 @@ def _overridable(function: _Function) -> _Function:
 
 
 def fresh_seed(generator: Generator | None = None) -> int:
-    """Return a seed of 64 bits drawn from a torch generator, its default CPU generator if None."""
+    """Return a seed of 64 bits, drawn from a torch generator (default: torch's default CPU generator)."""
     device = generator.device if generator is not None else "cpu"
     halves = torch.empty(2, dtype=torch.int64, device=device).random_(0, 2**32, generator=generator)
     low, high = halves.tolist()
@@ -93,14 +101,12 @@ def _draw(
     tensor: Tensor, initializer: Initializer, generator: Generator | None, seed: int | None, name: str
 ) -> Tensor:
     if tensor.is_meta or isinstance(tensor, FakeTensor):
-        initializer.resolve(tuple(tensor.shape))  # raises as for a tensor with memory
+        initializer.resolve(tuple(tensor.shape))  # raises the same errors as for a tensor with memory
         return tensor
     if tensor.layout != torch.strided:
         raise ValueError(f"tensor has layout {tensor.layout}; expected torch.strided")
     if tensor.is_neg() or tensor.is_conj():
-        raise ValueError(
-            "tensor is a view that negates or conjugates; expected one that holds its own values"
-        )
+        raise ValueError("tensor is a view that negates or conjugates; expected one that holds its values")
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         raise RuntimeError("tensor is an inference tensor; expected a call within torch.inference_mode()")
     drawn = fresh_seed(generator) if seed is None else seed
@@ -123,13 +129,13 @@ def uniform_(
     Parameters
     ----------
     tensor
-        Of any shape and strides.
+        A tensor of any shape and strides.
     a, b
-        Bounds; equal ones fill with a, as in torch.
+        Bounds; if they are equal, every value is a, as in torch.
     generator
-        What the seed is drawn from.
+        The generator that the seed is drawn from.
     seed, name
-        Of the stream, in place of a fresh seed.
+        Seed and name of the stream, instead of a seed from the generator.
     """
     if check_finite("a", a) == check_finite("b", b):
         return _draw(tensor, Constant(a), generator, seed, name)
@@ -153,9 +159,9 @@ def normal_(
     Parameters
     ----------
     tensor
-        Of any shape and strides.
+        A tensor of any shape and strides.
     mean, std
-        Of the distribution.
+        Mean and standard deviation.
     generator, seed, name
         See `uniform_`.
     """
@@ -174,16 +180,16 @@ def trunc_normal_(
     seed: int | None = None,
     name: str = "",
 ) -> Tensor:
-    """Fill with N(mean, std^2), conditioned on [a, b].
+    """Fill with N(mean, std^2), truncated to [a, b].
 
     Parameters
     ----------
     tensor
-        Of any shape and strides.
+        A tensor of any shape and strides.
     mean, std
-        Of the normal before truncation.
+        Mean and standard deviation of the normal distribution before truncation.
     a, b
-        Bounds as values, not in units of std; exact however far they are from the mean.
+        Bounds as values, not in units of std; they can be far from the mean without loss of accuracy.
     generator, seed, name
         See `uniform_`.
     """
@@ -204,7 +210,7 @@ def xavier_uniform_(
     Parameters
     ----------
     tensor
-        Of shape (out, in, ...), at least 2-D.
+        A tensor of shape (out, in, ...), at least 2-D.
     gain
         Factor of the bound, >= 0.
     generator, seed, name
@@ -227,7 +233,7 @@ def xavier_normal_(
     Parameters
     ----------
     tensor
-        Of shape (out, in, ...), at least 2-D.
+        A tensor of shape (out, in, ...), at least 2-D.
     gain
         Factor of the std, >= 0.
     generator, seed, name
@@ -241,7 +247,7 @@ def _xavier(distribution: str, gain: float, tensor: Tensor) -> Initializer:
     if check_finite("gain", gain) < 0:
         raise ValueError(f"gain={gain} is negative; expected a number >= 0")
     scaling = VarianceScaling(gain**2 or 1.0, "fan_avg", distribution)
-    scaling.fans(tensor.shape)  # too few axes are an error, whatever the gain
+    scaling.fans(tensor.shape)  # too few axes are an error, also for gain 0
     return scaling if gain**2 else Constant(0.0)
 
 
@@ -261,13 +267,13 @@ def kaiming_uniform_(
     Parameters
     ----------
     tensor
-        Of shape (out, in, ...), at least 2-D.
+        A tensor of shape (out, in, ...), at least 2-D.
     a
         Negative slope, for leaky_relu only.
     mode
         ``"fan_in"`` or ``"fan_out"``.
     nonlinearity
-        What `calculate_gain` knows.
+        A nonlinearity of `calculate_gain`.
     generator, seed, name
         See `uniform_`.
     """
@@ -290,13 +296,13 @@ def kaiming_normal_(
     Parameters
     ----------
     tensor
-        Of shape (out, in, ...), at least 2-D.
+        A tensor of shape (out, in, ...), at least 2-D.
     a
         Negative slope, for leaky_relu only.
     mode
         ``"fan_in"`` or ``"fan_out"``.
     nonlinearity
-        What `calculate_gain` knows.
+        A nonlinearity of `calculate_gain`.
     generator, seed, name
         See `uniform_`.
     """
@@ -314,7 +320,7 @@ def _kaiming(
     name: str,
 ) -> Tensor:
     if 0 in tensor.shape:
-        # Three frames up: the caller of the function that the user called.
+        # The warning points to the caller of the public function.
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=4)
         return tensor
     lowered = mode.lower() if isinstance(mode, str) else mode
@@ -337,7 +343,7 @@ def orthogonal_(
     Parameters
     ----------
     tensor
-        At least 2-D; of any floating dtype of initium, bfloat16 and float16 included.
+        A tensor with at least two axes, of any dtype of initium, including bfloat16 and float16.
     gain
         Factor of the matrix.
     generator, seed, name
@@ -356,49 +362,49 @@ def sparse_(
     seed: int | None = None,
     name: str = "",
 ) -> Tensor:
-    """Fill with N(0, std^2), of which ceil(sparsity rows) in each column are zero (Martens 2010).
+    """Fill with N(0, std^2), with ceil(sparsity rows) values of each column set to zero (Martens 2010).
 
     Parameters
     ----------
     tensor
         A matrix.
     sparsity
-        Share of zeros in each column, in [0, 1].
+        Fraction of zeros in each column, in [0, 1].
     std
-        Of the values that are not zero.
+        Standard deviation of the values that are not zero.
     generator, seed, name
-        See `uniform_`; the zeros, too, are drawn from the seed (torch takes them from its default generator).
+        See `uniform_`. The seed also selects the zeros (torch selects them with its default generator).
     """
     return _draw(tensor, Sparse(sparsity, std), generator, seed, name)
 
 
-# --- without randomness: torch's own fills ------------------------------------------------------------------
+# --- without randomness: fills of torch ---------------------------------------------------------------------
 
 
 @_overridable
 def constant_(tensor: Tensor, val: float) -> Tensor:
-    """Fill with `val`; any dtype of torch."""
+    """Fill with `val`; the tensor can have any dtype of torch."""
     with torch.no_grad():
         return tensor.fill_(val)
 
 
 @_overridable
 def ones_(tensor: Tensor) -> Tensor:
-    """Fill with 1; any dtype of torch."""
+    """Fill with 1; the tensor can have any dtype of torch."""
     with torch.no_grad():
         return tensor.fill_(1)
 
 
 @_overridable
 def zeros_(tensor: Tensor) -> Tensor:
-    """Fill with 0; any dtype of torch."""
+    """Fill with 0; the tensor can have any dtype of torch."""
     with torch.no_grad():
         return tensor.zero_()
 
 
 @_overridable
 def eye_(tensor: Tensor) -> Tensor:
-    """Fill a matrix with the identity, padded with zeros if it is not square."""
+    """Fill a matrix with the identity; a rectangular matrix is padded with zeros."""
     if tensor.ndim != 2:
         raise ValueError(f"tensor has shape {tuple(tensor.shape)}; expected two axes")
     with torch.no_grad():
@@ -409,14 +415,14 @@ def eye_(tensor: Tensor) -> Tensor:
 
 @_overridable
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
-    """Fill a convolution's weight so that each group passes its first input channels on unchanged.
+    """Fill the weight of a convolution so that the first output channels of a group equal its input channels.
 
     Parameters
     ----------
     tensor
-        Of shape (out, in / groups, ...) with one to three axes of taps.
+        A tensor of shape (out, in / groups, ...) with one to three spatial axes.
     groups
-        Number of groups; must divide out.
+        Number of groups; it must divide out.
     """
     if not 3 <= tensor.ndim <= 5:
         raise ValueError(f"tensor has shape {tuple(tensor.shape)}; expected three to five axes")

@@ -1,4 +1,4 @@
-"""What torch's own layers start from, as rules: `reset_parameters` of a whole module in one call."""
+"""The default initialisation of torch's layers, as rules; `reset_parameters` for a whole module."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Named = Mapping[str, Initializer]
 
 
 def _linear(module: Any) -> _Named:
-    receptive = module.weight[0].numel()  # shape[1] times the taps
+    receptive = module.weight[0].numel()  # shape[1] times the size of the spatial axes
     return {"weight": torch_linear(), "bias": torch_bias(receptive)}
 
 
@@ -43,7 +43,7 @@ def _attention(module: Any) -> _Named:
         **dict.fromkeys(weights, glorot_uniform()),
         **dict.fromkeys(("bias_k", "bias_v"), glorot_normal(truncated=False)),
         "in_proj_bias": zeros(),
-        "out_proj.bias": zeros(),  # over what its Linear says
+        "out_proj.bias": zeros(),  # overrides the default of its Linear
     }
 
 
@@ -51,7 +51,7 @@ def _norm(module: Any) -> _Named:
     return {"weight": ones(), "bias": zeros()}
 
 
-#: What the parameters of each class start from, by their names within the module.
+#: The initializers of the parameters of each class, by their names within the module.
 _DEFAULTS: tuple[tuple[tuple[type, ...], Callable[[Any], _Named]], ...] = (
     ((nn.Linear, _ConvNd), _linear),
     ((nn.Bilinear,), _bilinear),
@@ -64,31 +64,40 @@ _DEFAULTS: tuple[tuple[tuple[type, ...], Callable[[Any], _Named]], ...] = (
 
 
 def default_rules(module: nn.Module) -> Rules:
-    """Return rules that give each parameter of a torch module the distribution of torch's own layers.
+    """Return rules with torch's default initialisation for each parameter of a torch module.
 
     Parameters
     ----------
     module
-        Of Linear, Bilinear, Conv, ConvTranspose, Embedding, EmbeddingBag, RNN, LSTM, GRU and their cells,
-        MultiheadAttention, norms and PReLU, in any nesting. Subclasses count as what they derive from.
+        A module that consists of Linear, Bilinear, Conv, ConvTranspose, Embedding, EmbeddingBag, RNN, LSTM,
+        GRU and their cells, MultiheadAttention, norms and PReLU, in any nesting. A subclass of one of these
+        gets the rules of its base class.
 
     Returns
     -------
     Rules
-        One per distribution, over whole names, as `initium.init_model` takes them.
+        One rule per distribution, for whole names, for `initium.init_model`.
 
     Raises
     ------
     ValueError
-        If a module of another class has parameters of its own; the message lists them.
+        If a module of another class has its own parameters; the message lists them.
 
     Notes
     -----
     The row of an embedding's ``padding_idx`` is drawn like the others; `reset_parameters` clears it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from initium.torch import default_rules
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    >>> [str(rule.initializer) for rule in default_rules(model).rules][2:]
+    ['Constant(value=1.0)', 'Constant(value=0.0)']
     """
     found: dict[str, Initializer] = {}
     unknown: list[str] = []
-    # Inner modules first, so that an outer one (attention) has the last word on what it holds.
+    # Inner modules first, so that an outer module (attention) overrides the rules of its parts.
     for prefix, part in reversed(list(module.named_modules(remove_duplicate=False))):
         own = [name for name, _ in part.named_parameters(recurse=False)]
         defaults = next((make(part) for classes, make in _DEFAULTS if isinstance(part, classes)), None)
@@ -98,7 +107,7 @@ def default_rules(module: nn.Module) -> Rules:
         found |= {_joined(prefix, name): initializer for name, initializer in defaults.items()}
     if unknown:
         raise ValueError(
-            f"parameters {', '.join(sorted(unknown))} are of no layer of torch; expected rules for them"
+            f"parameters {', '.join(sorted(unknown))} belong to no layer of torch; expected rules for them"
         )
     return Rules(
         tuple(_grouped(found, [name for name, _ in module.named_parameters(remove_duplicate=False)]))
@@ -118,21 +127,30 @@ def _grouped(found: Mapping[str, Initializer], names: list[str]) -> Iterator[Rul
 
 
 def reset_parameters(module: nn.Module, *, seed: int, **options: Any) -> Report:
-    """Draw all parameters of a torch module anew from torch's defaults, in one call.
+    """Draw all parameters of a torch module from torch's default distributions, in one call.
 
     Parameters
     ----------
     module
         See `default_rules`.
     seed
-        In [0, 2**64).
+        The Philox key, in [0, 2**64).
     **options
         See `initium.init_model`.
 
     Returns
     -------
     Report
-        What was done to each parameter.
+        The weights, and a report for each parameter.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from initium.torch import reset_parameters
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    >>> report = reset_parameters(model, seed=7)
+    >>> model[0].bias.detach()
+    tensor([-0.3688, -0.0131,  0.5733,  0.5598])
     """
     report = init_model(module, default_rules(module), seed=seed, **options)
     with torch.no_grad():

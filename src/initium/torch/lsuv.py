@@ -1,4 +1,4 @@
-"""LSUV for torch: orthonormal weights, then unit variance at the output of layer after layer, on real data.
+"""LSUV for torch: orthonormal weights, scaled layer by layer to unit output variance on data.
 
 Mishkin and Matas 2016, "All you need is a good init", algorithm 1.
 """
@@ -25,28 +25,28 @@ __all__ = ["LSUVReport", "LSUVWarning", "LayerReport", "lsuv"]
 
 
 class LSUVWarning(UserWarning):
-    """Some layer's output variance is still off after all iterations."""
+    """The output variance of a layer is not within the tolerance after all iterations."""
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What was done to one layer.
+    """The result for one layer.
 
     Attributes
     ----------
     name
-        Of the module.
+        Name of the layer.
     shape
-        Of its weight.
+        Shape of its weight.
     before, after
-        Variance of its output, in squared units of the activations, before the first and after the last
-        rescaling; all layers before it have their final weights.
+        Variance of its output before the first and after the last rescaling; all earlier layers have their
+        final weights.
     iterations
         Number of rescalings.
     converged
         Whether `after` is within the tolerance of 1.
     tied_to
-        Name of an earlier layer that has the same weight, which is then left as it is.
+        Name of an earlier layer with the same weight; the weight is not scaled again then.
     """
 
     name: str
@@ -60,16 +60,16 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class LSUVReport:
-    """What was done to a module.
+    """The result for a module.
 
     Attributes
     ----------
     layers
-        In the order in which data passes through them.
+        The layers, in the order of execution.
     unused
-        Layers that the data did not pass through; their weights are orthonormal.
+        Layers that were not executed; their weights are orthonormal.
     tolerance
-        Of the variance.
+        Tolerance of the variance.
     """
 
     layers: tuple[LayerReport, ...]
@@ -78,7 +78,7 @@ class LSUVReport:
 
     @property
     def converged(self) -> bool:
-        """Whether every layer's output has unit variance."""
+        """Whether the output variance of every layer is within the tolerance of 1."""
         return all(layer.converged for layer in self.layers)
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ def lsuv(
     select: Callable[[str, nn.Module], bool] | None = None,
     **options: Any,
 ) -> LSUVReport:
-    """Give each layer orthonormal weights, and scale them until its output has unit variance.
+    """Fill each layer with orthonormal weights, and scale them until the output has unit variance.
 
     Parameters
     ----------
@@ -107,26 +107,26 @@ def lsuv(
     *inputs
         One batch: the arguments of the module.
     seed
-        Of the orthonormal weights, in [0, 2**64).
+        The seed of the orthonormal weights, in [0, 2**64).
     tolerance
-        How far a variance may be from 1, > 0.
+        Largest allowed difference of a variance from 1, > 0.
     max_iterations
-        Rescalings per layer at most; without biases one is enough, but for rounding.
+        Largest number of rescalings per layer. Without biases, one is enough, except for rounding.
     select
-        ``select(name, layer)`` tells which of the Linear and Conv layers to take; all by default.
+        ``select(name, layer)`` returns whether to use a Linear or Conv layer. Default: all of them.
     **options
         Keyword arguments of the module.
 
     Returns
     -------
     LSUVReport
-        The variances, layer by layer.
+        The variances of each layer.
 
     Raises
     ------
     ValueError
-        If no layer is taken, one's weight is no parameter of its own, or an output has no finite variance
-        above 0 (a constant input, say), which no scale can mend; it names the layer.
+        If there is no layer to use, if the weight of a layer is not its own parameter, or if the variance of
+        an output is not finite and positive (for example with a constant input). The message names the layer.
 
     Warns
     -----
@@ -135,9 +135,20 @@ def lsuv(
 
     Notes
     -----
-    Biases of the layers are set to 0. The module runs in evaluation mode, without gradients, so that dropout
-    does not disturb the variances and no running statistics change; modes are restored. A layer that data
-    passes several times is scaled by its first pass.
+    The biases of the layers are set to 0. The module runs in evaluation mode and without gradients: dropout
+    does not change the variances, and running statistics stay unchanged. The modes are restored. A layer that
+    is executed several times is scaled by its first output.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import initium as ini
+    >>> from initium.torch.lsuv import lsuv
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    >>> data = torch.from_numpy(ini.normal((64, 8), seed=1, name="data"))
+    >>> report = lsuv(net, data, seed=7)
+    >>> report.converged, [layer.name for layer in report.layers]
+    (True, ['0', '2'])
     """
     tolerance, limit = check_positive("tolerance", tolerance), check_count("max_iterations", max_iterations)
     layers = _layers(module, select)
@@ -168,10 +179,10 @@ def _layers(module: nn.Module, select: Callable[[str, nn.Module], bool] | None) 
         if isinstance(layer, (nn.Linear, _ConvNd)) and (select is None or select(name, layer))
     }
     if not layers:
-        raise ValueError("module has no Linear or Conv layer to take; expected at least one")
+        raise ValueError("module has no Linear or Conv layer to use; expected at least one")
     for name, layer in layers.items():
         if "weight" not in layer._parameters:
-            raise ValueError(f"layer {name!r}: its weight is no parameter of its own; expected a plain layer")
+            raise ValueError(f"layer {name!r}: its weight is not its own parameter; expected a plain layer")
     return layers
 
 
@@ -195,7 +206,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _order(module: nn.Module, layers: Mapping[str, Any], inputs: Any, options: Any) -> list[str]:
-    """Return the names of the layers that a batch passes, in order."""
+    """Return the names of the executed layers, in order."""
     order: list[str] = []
 
     def hook(name: str) -> Callable[..., None]:
@@ -211,7 +222,7 @@ def _order(module: nn.Module, layers: Mapping[str, Any], inputs: Any, options: A
 
 
 class _ReachedError(Exception):
-    """The layer has been passed; the rest of the module need not run."""
+    """The layer has been executed; the rest of the module need not run."""
 
 
 def _output(module: nn.Module, layer: nn.Module, inputs: Any, options: Any) -> Tensor:
@@ -247,6 +258,6 @@ def _variance(name: str, output: Tensor) -> float:
     variance = float(output.double().var(correction=0))
     if not (math.isfinite(variance) and variance > 0):
         raise ValueError(
-            f"layer {name!r}: the variance of its output is {variance}; expected a finite one above 0"
+            f"layer {name!r}: the variance of its output is {variance}; expected a finite number > 0"
         )
     return variance

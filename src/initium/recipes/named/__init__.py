@@ -1,4 +1,4 @@
-"""The recipes that come with initium: one TOML file each, see `initium.recipes.reader` for the format."""
+"""The named recipes: one TOML file each; `initium.recipes.reader` documents the format."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ NAMED: Mapping[str, str] = MappingProxyType(
     }
 )
 
-#: The recipe of a family of models, where none is asked for.
+#: The default recipe of a family of models.
 DEFAULTS: Mapping[str, str] = MappingProxyType({"gpt2": "gpt2", "llama": "llama"})
