@@ -1,4 +1,4 @@
-"""The kernels, in three twins of the same names: NumPy reference, Numba on CPU cores, CUDA.
+"""The kernels, in three implementations with the same file names: NumPy reference, Numba for CPUs, CUDA.
 
-Nothing here knows of tensors' names, models or files: kernels see job tables (`initium.kernels.table`).
+The input of a kernel is a job table (`initium.kernels.table`). It holds no names of tensors, models or files.
 """

@@ -1,8 +1,8 @@
 """The coefficients of the normal quantile, printed by ``tools/fit_quantile.py``.
 
-h is the tail probability in (0, 1/2] and x = S (1 - 2 h), S the block's X_SCALE. Each of the two is made of
-its own integer by one fma, so both are precise near zero. Coefficients begin with the lowest power; those of
-float32 are exact in float32.
+h is the tail probability in (0, 1/2], and x = S (1 - 2 h), with S the X_SCALE of the formula. One fma
+computes each of the two from its own integer, so both are accurate near zero. The coefficient of the lowest
+power is first; float32 coefficients are exact in float32.
 
 - float32, central, h >= Phi(-2): s = fma(-h, h, h); z = fma(x A(s), 1 / B(s), x)
 - wide, h >= NORMAL_WIDE_MIN_H: v = sqrt(s); z = fma(x A(v), 1 / B(v), x)

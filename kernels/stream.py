@@ -1,7 +1,7 @@
-"""Stream version 1: Philox4x32-10, from which every value is drawn.
+"""Stream version 1: the counter-based RNG Philox4x32-10, the source of all random values.
 
 Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3". The kernels of all backends import these
-constants, and the CUDA prelude is rendered from them.
+constants; the CUDA prelude is generated from them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fit the functions of the normal quantile and print them as Python constants.
 
-Run ``python tools/fit_quantile.py``; it prints the block of ``NORMAL*`` names in ``kernels/constants.py``.
+Run ``python tools/fit_quantile.py``; it prints the ``NORMAL*`` names of ``kernels/coefficients.py``.
 Needs numpy, scipy and mpmath and takes about two minutes. Every random choice is seeded.
 
 The half to fit is ``z(h) = -ndtri(h) >= 0`` for a tail probability ``0 < h <= 1/2``. With ``x = 1 - 2h`` and

@@ -1,1 +1,1 @@
-"""Numba kernels for CPU cores; `initium.kernels.cpu.fill` is their only entry."""
+"""Numba kernels for CPU cores; `fill` draws job tables, and `orthogonal` computes matrices."""

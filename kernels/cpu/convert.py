@@ -1,6 +1,6 @@
-"""From float32 to the narrow dtypes, to nearest even, by integers and one exact float32 addition.
+"""Conversion of float32 to the narrow dtypes, to nearest even, by integers and one exact float32 addition.
 
-Hardware rounds to bfloat16 only where no subnormal number can occur, which VCVTNEPS2BF16 would flush.
+A hardware instruction rounds to bfloat16 if no subnormal number can occur, since it flushes them to zero.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = ["convert"]
 
 
 def convert(dtype: Any, x: Any, grain: Any) -> Any:
-    """Return `x` in the bits of the dtype whose `Tag` is given; `x` must be within its range.
+    """Return the bits of `x` in the dtype of a `Tag`; `x` must be within its range.
 
-    `grain` times 2**-24 divides each `x` that is not zero; it is 0 where nothing of the kind is known.
+    Each nonzero `x` is a multiple of `grain` times 2**-24; `grain` is 0 if no such number is known.
     """
     raise NotImplementedError
 
 
 def _small_float(mantissa: int, least_exponent: int) -> Any:
-    """Make the conversion to sign, exponent and `mantissa` bits; normal from 2**least_exponent up."""
+    """Return the constants of the conversion to `mantissa` bits; the least normal is 2**least_exponent."""
     shift = np.uint32(23 - mantissa)
     half = np.uint32((1 << (22 - mantissa)) - 1)
     rebias = np.uint32((least_exponent + 126) << 23)
@@ -69,13 +69,13 @@ _float8_e5m2 = _make(2, -14)
 
 @inline
 def _integer_bfloat16(x: Any) -> Any:
-    # The exponent range of float32: rounding needs no subnormal case. The upper half is the result.
+    # bfloat16 has the exponents of float32: subnormal numbers are not special. The result is the upper half.
     bits = bits_of(x)
     return high_half(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
 
 
-# From this grain on no float32 is subnormal. A product of draw and scale is a multiple of 2**-124 and at
-# least 2**-100; an offset with bits below 2**-126 is smaller than 2**-102 and cannot cancel it.
+# From this grain on, no float32 value is subnormal. A product of draw and scale is a multiple of 2**-124 and
+# at least 2**-100. An offset with bits below 2**-126 is smaller than 2**-102 and cannot cancel this product.
 _SAFE_GRAIN = np.float32(2.0**-100)
 
 

@@ -1,4 +1,4 @@
-"""The tiles of all jobs as one work list: claim a tile, walk its runs, draw and store."""
+"""The tiles of all jobs as one work list: claim a tile, loop over its runs, draw and store."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _LOW, _HIGH, _SCALE = T.LOW, T.HIGH, T.SCALE
 # Kinds and outputs.
 _TAGS = {name: Tag(name) for name in (*T.KINDS, *T.OUTPUTS)}
 
-# Blocks in flight: uniforms keep few values alive and gain a fifth by twice as many, words keep fewer still;
-# float64 lanes of a bounded normal keep many, and fewer blocks avoid spills.
+# Philox blocks in flight. Words and uniforms need few registers, so more blocks hide more latency. The
+# float64 lanes of a bounded normal need many registers; fewer blocks avoid spills.
 _LANES = {
     **{T.WORDS: 2 * LANES, T.UNIFORM: 2 * LANES},
     T.BOUNDED_NORMAL: max(2, LANES // 4),
@@ -44,7 +44,7 @@ def _clamp(x: Any, low: Any, high: Any) -> Any:
 
 @inline
 def _round_clamped(output: Any, x: Any, p: Any, step: Any) -> Any:
-    # Branches per group of values, always taken alike: clamping costs a tenth of a bfloat16 draw.
+    # One branch per group of values, always the same within a job, is cheaper than clamping twice.
     if p[_LOW] == -p[_HIGH]:
         if p[_HIGH] < np.inf:
             x = clamp_magnitude(x, p[_HIGH])
@@ -54,7 +54,7 @@ def _round_clamped(output: Any, x: Any, p: Any, step: Any) -> Any:
 
 
 def _round_bounded(output: Any, x: Any, p: Any) -> Any:
-    """Keep float64 values in their interval and round them to the output's bits."""
+    """Clamp float64 values to their interval and round them to the bits of the output."""
     raise NotImplementedError
 
 
@@ -65,7 +65,7 @@ def _choose_round_bounded(output: Any, x: Any, p: Any) -> Any:
     return lambda output, x, p: convert(output, to_float32(_clamp(x, p[_LOW], p[_HIGH])), np.float32(0))
 
 
-# Each sampler of float32, and a power of two that divides all that it draws, before scale and offset.
+# Each float32 sampler, and a power of two that divides all its values before scale and offset.
 _SAMPLERS = {
     T.UNIFORM: (uniform32, np.float32(2.0**7)),
     # At least 2**-33, with 24 bits.
@@ -77,7 +77,7 @@ _SAMPLERS = {
 def _sampler32(kind: str, output: str, lanes: int) -> Callable[..., Any]:
     sample, step = _SAMPLERS[kind]
     if output == "float32":
-        # The planner has shown that scale and offset keep float32 inside its interval.
+        # The planner chooses scale and offset so that float32 values stay inside their interval.
         return lambda kind, output, block, stream, key, integer, p: sample(
             philox_words(block, lanes, stream, key), p
         )
@@ -87,7 +87,7 @@ def _sampler32(kind: str, output: str, lanes: int) -> Callable[..., Any]:
 
 
 def _draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, integer: Any, p: Any) -> Any:
-    """Return the values of the blocks from `block` on, as lanes of the output's bits."""
+    """Return the values of the blocks from `block` on, as lanes with the bits of the output."""
     raise NotImplementedError
 
 
@@ -117,7 +117,7 @@ def _choose_draw(kind: Any, output: Any, block: Any, stream: Any, key: Any, inte
 
 
 def _layout(kind: Any, output: Any) -> Any:
-    """Return (values of a group, values of a block, bytes of a value), known when compiled."""
+    """Return (values per group, values per block, bytes per value), which are compile-time constants."""
     raise NotImplementedError
 
 
@@ -184,7 +184,7 @@ def _draw_run(
     block = index // np.uint64(per_block)
     skip = np.int64(index % np.uint64(per_block))
     contiguous = step == size
-    # Values before the first cache line; past the caches only if a line begins with a block.
+    # Values before the first full cache line; nontemporal stores only if a line begins with a block.
     beyond = np.int64(address % np.uint64(_LINE))
     lead = (_LINE - beyond) % _LINE // size
     past_caches = past_caches and contiguous and beyond % size == 0 and (skip + lead) % per_block == 0
@@ -193,7 +193,7 @@ def _draw_run(
     while count > 0:
         if contiguous and skip == 0 and lead == 0 and count >= group:
             full = count // group
-            # Two loops: LLVM would merge the stores of one loop with a branch, and forget which are which.
+            # Two loops, since LLVM would merge the two stores of one loop and drop their nontemporal mark.
             if past_caches:
                 for _ in range(full):
                     store_past_caches(address, _draw(kind, output, block, stream, key, integer, p))
@@ -206,7 +206,7 @@ def _draw_run(
                     block += np.uint64(group // per_block)
             count -= full * group
         else:
-            # A ragged end or a strided target: draw a whole group aside and copy what is wanted.
+            # An incomplete group or a strided target: draw a group to a buffer and copy the wanted values.
             store(buffer, _draw(kind, output, block, stream, key, integer, p))
             wanted = min(count, group - skip)
             if lead > 0:
@@ -225,7 +225,7 @@ def _draw_run(
 def _draw_tile(
     kind: Any, output: Any, job: Any, tile: Any, key: Any, p: Any, buffer: Any, past_caches: Any
 ) -> None:
-    """Walk the tile's part of the box in row-major order, one run of its innermost axis after another."""
+    """Draw the elements of a tile in row-major order, one run along the innermost axis after the other."""
     first = tile * _TILE
     left = min(job.count - first, _TILE)
     extent, index_step, byte_step = job.extent, job.index_step, job.byte_step
@@ -294,7 +294,7 @@ def run(
     output: str,
     past_caches: bool,
 ) -> None:
-    """Draw tiles until none is left; every thread of a call runs this over the same counter.
+    """Draw tiles until all are claimed; every thread of a call runs this function with the same counter.
 
     Parameters
     ----------
@@ -303,13 +303,13 @@ def run(
     tiles
         Number of tiles of all jobs.
     counter
-        Begins with the number of tiles claimed.
+        An array whose first element is the number of claimed tiles.
     key
-        Philox key: the seed.
+        The Philox key, which is the seed.
     kind, output
-        Of all jobs, and of what they write.
+        Kind and output of all jobs.
     past_caches
-        Whether to store past the caches, which pays when all that is written exceeds them.
+        Whether to use nontemporal stores, which bypass the caches; useful if the data exceeds the caches.
     """
     address, seed = np.uint64(counter.ctypes.data), np.uint64(key)
     _compiled(kind, output)(jobs, tiles, address, seed, _TAGS[kind], _TAGS[output], past_caches)

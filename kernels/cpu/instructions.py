@@ -1,6 +1,6 @@
-"""Instructions of lanes: conversions, fma, square root, choices, products and orders of words.
+"""Instructions on lanes: conversions, fma, square root, selection, products and orders of words.
 
-Each works on every lane alone or moves lanes; operators of lanes stand in `lanes`, stores in `memory`.
+Each instruction acts on every lane separately or moves lanes. Operators are in `lanes`, stores in `memory`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _WORD = ir.IntType(32)
 
 
 def _unary(result: Callable[[Lanes], Lanes | None]) -> Callable[[Any], Any]:
-    """Make an intrinsic of one lane argument; `result` gives its type, or None to refuse."""
+    """Make an intrinsic with one lane argument; `result` returns its type, or None for a wrong argument."""
 
     def wrap(emit: Callable[[Any, Lanes, Lanes, Any], Any]) -> Any:
         def typed(typingctx: Any, a: Any) -> Any:
@@ -120,7 +120,7 @@ def bits_of(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
 
 @intrinsic
 def shift_signed(typingctx: Any, a: Any, bits: Any) -> Any:
-    """Shift two's complement integers right by `bits`, the sign filling in."""
+    """Shift two's complement integers right by `bits`, with copies of the sign bit."""
     if not isinstance(a, Lanes):
         return None
 
@@ -150,7 +150,7 @@ def sqrt(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
 
 @_unary(lambda a: Lanes(types.uint64, a.width // 2) if a.element == types.uint32 else None)
 def pair_words(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Join words (2k, 2k+1) to one 64-bit lane, the first word low (little-endian)."""
+    """Join words (2k, 2k+1) to one 64-bit lane; the first word is the low one (little-endian)."""
     return builder.bitcast(a, vector_type(target))
 
 
@@ -171,7 +171,7 @@ def _as_lanes(context: Any, builder: Any, lanes: Lanes, ty: types.Type, value: A
 
 @intrinsic
 def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """Compute ``a * b + c`` with one rounding; scalars spread over the lanes."""
+    """Compute ``a * b + c`` with one rounding; scalars are broadcast to the lanes."""
     lanes = next((ty for ty in (a, b, c) if isinstance(ty, Lanes)), None)
     if lanes is None:
         return None
@@ -185,7 +185,7 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 @intrinsic
 def select(typingctx: Any, mask: Any, a: Any, b: Any) -> Any:
-    """Choose `a` where `mask` holds and `b` elsewhere, lane by lane; scalars spread."""
+    """Return `a` where `mask` is true and `b` elsewhere, lane by lane; scalars are broadcast."""
     lanes = a if isinstance(a, Lanes) else b
     if not isinstance(lanes, Lanes):
         return None
@@ -200,7 +200,7 @@ def select(typingctx: Any, mask: Any, a: Any, b: Any) -> Any:
 
 @intrinsic
 def any_lane(typingctx: Any, mask: Any) -> Any:
-    """Tell whether `mask` holds in any lane."""
+    """Return whether `mask` is true in any lane."""
     if not (isinstance(mask, Lanes) and mask.element == types.boolean):
         return None
 
@@ -228,7 +228,7 @@ def iota(typingctx: Any, base: Any, width: Any) -> Any:
 
 @intrinsic
 def splat(typingctx: Any, value: Any, like: Any) -> Any:
-    """Spread a scalar over lanes of the type of `like`."""
+    """Broadcast a scalar to lanes with the type of `like`."""
     if not isinstance(like, Lanes):
         return None
 
@@ -279,7 +279,7 @@ def interleave_words(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
 def _part(offset: int, bits: int) -> Callable[[Any, Lanes, Lanes, Any], Any]:
     """Take `bits` bits of each 32-bit lane, from bit `offset` on (little-endian), as one shuffle.
 
-    LLVM makes a permutation of words of it, half the instructions of a shift and a truncation.
+    LLVM compiles it to a permutation, which is shorter than a shift and a truncation.
     """
     pieces = 32 // bits
 
@@ -292,9 +292,9 @@ def _part(offset: int, bits: int) -> Callable[[Any, Lanes, Lanes, Any], Any]:
 
 @_unary(_by({types.float32: types.uint16}))
 def hardware_bfloat16(builder: Any, lanes: Lanes, target: Lanes, a: Any) -> Any:
-    """Round float32 to bfloat16 bits by AVX512_BF16, which takes subnormal numbers for zero."""
+    """Round float32 to bfloat16 bits by AVX512_BF16, which treats subnormal numbers as zero."""
     words, singles = ir.VectorType(ir.IntType(16), 32), ir.VectorType(ir.FloatType(), 16)
-    # As assembly, since LLVM gives the intrinsic's vectors of bfloat no nontemporal stores.
+    # As assembly, since LLVM has no nontemporal stores for the bfloat vectors of the intrinsic.
     instruction = ir.InlineAsm(
         ir.FunctionType(words, [singles, singles]), "vcvtne2ps2bf16 $2, $1, $0", "=v,v,v", side_effect=False
     )
@@ -314,7 +314,7 @@ low_byte = _unary(_u8)(_part(0, 8))
 
 @intrinsic
 def clamp_magnitude(typingctx: Any, a: Any, bound: Any) -> Any:
-    """Return the float32 lanes kept in [-bound, bound]; one instruction with AVX512DQ, two else."""
+    """Clamp float32 lanes to [-bound, bound]; one instruction with AVX512DQ, else two."""
     if not (isinstance(a, Lanes) and a.element == types.float32):
         return None
 
@@ -337,7 +337,7 @@ def _smaller_magnitude512(builder: Any, a: Any, b: Any) -> Any:
     function = cgutils.get_or_insert_function(builder.module, kind, name)
     constants = (
         (ir.Constant(word, 2), ir.Constant(single, ir.Undefined)),  # smaller magnitude, sign of the first
-        (ir.Constant(half, 0xFFFF), ir.Constant(word, 4)),  # all lanes, rounding as it is
+        (ir.Constant(half, 0xFFFF), ir.Constant(word, 4)),  # all lanes, current rounding mode
     )
     pieces = []
     for first in range(0, a.type.count, 16):
@@ -347,7 +347,7 @@ def _smaller_magnitude512(builder: Any, a: Any, b: Any) -> Any:
 
 
 def _concatenated(builder: Any, pieces: list[Any]) -> Any:
-    """Join vectors of equal width, a power of two of them."""
+    """Join vectors of equal width; their number is a power of two."""
     while len(pieces) > 1:
         pairs = zip(pieces[::2], pieces[1::2], strict=True)
         pieces = [shuffle(builder, x, y, list(range(2 * x.type.count))) for x, y in pairs]
@@ -371,12 +371,12 @@ def constant(typingctx: Any, bits: Any, width: Any, count: Any) -> Any:
 
 
 def polynomial(coefficients: Sequence[float]) -> Any:
-    """Make the function of one lane argument that evaluates a polynomial by Horner's rule in fma.
+    """Return a function of one lane argument that evaluates a polynomial by Horner's rule with fma.
 
     Parameters
     ----------
     coefficients
-        Lowest power first. The element type of the argument is that of the arithmetic.
+        Coefficients, lowest power first. The arithmetic has the element type of the argument.
     """
 
     @intrinsic

@@ -1,4 +1,4 @@
-"""All Numba options and tags in one place, and what makes a kernel's entry of a function."""
+"""Numba options and tags, and the decorators that compile the entry points of kernels."""
 
 from __future__ import annotations
 
@@ -42,33 +42,33 @@ hold_over_forks(*(lock._lock for lock in _compiler_locks if hasattr(lock, "_lock
 
 _INLINE = {"forceinline": True, "error_model": "numpy"}
 
-#: A function that always becomes part of its caller, so that vectors stay in registers.
+#: Decorator of functions that are always inlined, so that vectors stay in registers.
 inline = numba.njit(**_INLINE)
 
 
 def chosen_by_tag(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let the decorated chooser return the body of `function` for the Numba types of its arguments."""
+    """Return a decorator of a function that chooses the body of `function` by the types of the arguments."""
     return overload(function, jit_options=_INLINE, strict=False)  # type: ignore[no-any-return]
 
 
 def _features() -> frozenset[str]:
-    """Return the vector extensions that kernels are compiled for, as LLVM names them (``"+avx2"``)."""
+    """Return the vector extensions for which kernels are compiled, in LLVM's notation (``"+avx2"``)."""
     chosen = numba.config.CPU_FEATURES
-    # Numba's own choice, which honours NUMBA_ENABLE_AVX.
+    # The default of Numba, which respects NUMBA_ENABLE_AVX.
     return frozenset((chosen if chosen is not None else get_host_cpu_features()).split(","))
 
 
 FEATURES = _features()
 
-# One instruction of `lanes` is written as assembly.
+# `instructions.hardware_bfloat16` is written in assembly.
 llvmlite.binding.initialize_native_asmparser()
 
 
 def _lanes() -> int:
-    """Return the Philox blocks in flight per step; `fill` takes twice as many for uniforms.
+    """Return the number of Philox blocks in flight per step; `fill` uses twice as many for uniforms.
 
     Four to eight registers of each counter word hide the latency of the rounds and share the loads of the
-    round keys: on AVX-512, 32 lanes draw 1.3 times as fast as 16; on AVX2, 16 draw 1.2 times as fast as 8.
+    round keys.
     """
     chosen = os.environ.get("INITIUM_LANES")
     if chosen is not None:
@@ -84,7 +84,7 @@ LANES = _lanes()
 
 
 class Tag:
-    """A compile-time choice (a kind, a dtype): each name is a Numba type of its own."""
+    """A compile-time choice (a kind or an output); each name has its own Numba type."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -136,16 +136,16 @@ def _stamp() -> str:
 
 
 def parallel_entry(function: Callable[..., Any]) -> Any:
-    """Compile `function` without the GIL, with results cached on disk, for callers in many threads."""
+    """Compile `function` without the GIL, with a cache on disk; many threads can call it."""
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     dispatcher._cache = KernelCache(function, _stamp)
     return dispatcher
 
 
 def entry_point(entry: Any, *samples: Any) -> Callable[..., Any]:
-    """Return a `parallel_entry` compiled for the types of `samples`, which later arguments must have.
+    """Return a `parallel_entry`, compiled for the types of `samples`, which all later arguments must have.
 
-    Without Numba's choice by type, which takes 5 us, more than drawing a small tensor.
+    It bypasses Numba's dispatch by type, whose cost matters for small tensors.
     """
     signature = tuple(numba.typeof(sample) for sample in samples)
     entry.compile(signature)

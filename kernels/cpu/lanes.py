@@ -1,8 +1,8 @@
-"""Numba types for LLVM vectors, so that a kernel reads as scalar code and compiles to full vectors.
+"""Numba types for LLVM vectors: a kernel has the form of scalar code and compiles to full vectors.
 
-Numba leaves the scalar Philox loop unvectorised, at a quarter of the speed. A value of type
-``Lanes(element, width)`` is one LLVM vector_type; arithmetic on it is one vector_type instruction per legal
-register of the target. The width changes no value: every operation acts lane by lane.
+LLVM does not vectorise a scalar Philox loop. A value of type ``Lanes(element, width)`` is one LLVM vector;
+arithmetic on it is one vector instruction per register of the target. The width changes no value, since every
+operation acts lane by lane.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Lanes(types.Type):
-    """The type of `width` values of the scalar type `element` in one LLVM vector_type."""
+    """The type of `width` values of the scalar type `element` in one LLVM vector."""
 
     def __init__(self, element: types.Type, width: int) -> None:
         self.element, self.width = element, width
@@ -71,12 +71,12 @@ def _mask(indices: list[int]) -> ir.Constant:
 
 
 def shuffle(builder: Any, a: Any, b: Any, indices: list[int]) -> Any:
-    """Pick lanes of `a` and `b`, which count as one vector."""
+    """Select lanes of the concatenation of `a` and `b`."""
     return builder.shuffle_vector(a, b, _mask(indices))
 
 
 def spread(builder: Any, value: Any, width: int) -> Any:
-    """Spread a scalar over `width` lanes."""
+    """Broadcast a scalar to `width` lanes."""
     undefined = ir.Constant(ir.VectorType(value.type, width), ir.Undefined)
     return shuffle(
         builder, builder.insert_element(undefined, value, ir.Constant(_WORD, 0)), undefined, [0] * width
@@ -84,7 +84,7 @@ def spread(builder: Any, value: Any, width: int) -> Any:
 
 
 def filled(lanes: Lanes, value: int) -> ir.Constant:
-    """Return lanes that all hold a known value."""
+    """Return lanes that all hold a constant."""
     return ir.Constant(vector_type(lanes), [ir.Constant(scalar_type(lanes.element), value)] * lanes.width)
 
 
@@ -128,7 +128,7 @@ def _binary_operator(op: Callable[..., Any], *, comparison: bool = False) -> Cal
 
 
 def is_float(lanes: Lanes) -> bool:
-    """Tell whether lanes hold floating-point numbers."""
+    """Return whether lanes hold floating-point numbers."""
     return lanes.element in (types.float32, types.float64)
 
 

@@ -1,4 +1,4 @@
-"""Memory as Numba kernels use it: stores of lanes, copies of single values, the stack, an atomic counter."""
+"""Memory operations of Numba kernels: stores of lanes, copies of values, stack memory, an atomic counter."""
 
 from __future__ import annotations
 
@@ -41,16 +41,15 @@ def store(typingctx: Any, address: Any, a: Any) -> Any:
 def store_past_caches(typingctx: Any, address: Any, a: Any) -> Any:
     """Write the lanes to consecutive memory with nontemporal stores.
 
-    The address is a multiple of 64, or of all bytes of the lanes if these are fewer.
-
-    They do not read the memory first, and leave the caches alone; a `fence` makes them visible.
+    The address is a multiple of 64, or of the bytes of the lanes if these are fewer. Nontemporal stores do
+    not read the memory first and do not use the caches; a `fence` makes them visible.
     """
     return _store(typingctx, address, a, True)
 
 
 @intrinsic
 def fence(typingctx: Any) -> Any:
-    """Make all stores of this thread visible to others, nontemporal ones too."""
+    """Make all stores of this thread visible to other threads, including nontemporal stores."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         builder.fence("seq_cst")
@@ -90,7 +89,7 @@ def stack_buffer(typingctx: Any, size: Any) -> Any:
 
 @intrinsic
 def claim(typingctx: Any, counter: Any) -> Any:
-    """Add one to the int64 at the address `counter` atomically; return what was there."""
+    """Add one to the int64 at the address `counter` atomically; return its old value."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         integer = ir.IntType(64)

@@ -1,4 +1,4 @@
-"""Normal distributions, one word a value: bits to (x, h), the quantile, the affine map."""
+"""Normal distributions, one word per value: bits to (x, h), the quantile, the affine map."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SIGN = np.uint32(0x80000000)
 
 @inline
 def _centre_and_tail(words: Any, p: Any) -> Any:
-    """Return (x, h) of the signed word, each from its own integer, so that both ends are precise."""
+    """Return (x, h) of the signed word, each from its own integer, so that both are accurate near zero."""
     x = fma(signed_to_float(words), p[T.X_STEP], p[T.X_START])
     complement = words ^ shift_signed(words, _SIGN_BIT) ^ _MAGNITUDE
     return x, fma(signed_to_float(complement), p[T.H_STEP], p[T.H_START])
@@ -39,23 +39,23 @@ def _centre_and_tail(words: Any, p: Any) -> Any:
 
 @inline
 def central_normal32(words: Any, p: Any) -> Any:
-    """Draw normals truncated symmetrically within 2 sigmas."""
+    """Draw normal values truncated symmetrically within 2 sigma."""
     x, h = _centre_and_tail(words, p)
     return fma(central_quantile32(x, h), p[T.SCALE], p[T.OFFSET])
 
 
 @inline
 def normal32(words: Any, p: Any) -> Any:
-    """Draw normals truncated symmetrically anywhere or not at all."""
+    """Draw normal values without bounds or with symmetric bounds."""
     x, h = _centre_and_tail(words, p)
     return fma(quantile32(x, h, words & _SIGN), p[T.SCALE], p[T.OFFSET])
 
 
-# --- any bounds, float64: the words up to `split` lie above the mean, the others below --------------------
+# --- any bounds, float64: words up to `split` give values above the mean, the others below ----------------
 
 
 def _full_words(output: Any, words: Any) -> Any:
-    """Return (64-bit lanes, the largest of them): pairs of words for float64, single words else."""
+    """Return (64-bit lanes, their largest value): pairs of words for float64, else single words."""
     raise NotImplementedError
 
 
@@ -70,12 +70,12 @@ def _choose_full_words(output: Any, words: Any) -> Any:
 
 @inline
 def bounded_normal64(output: Any, words: Any, split: Any, p: Any) -> Any:
-    """Draw normals between any two bounds, in float64."""
+    """Draw normal values between any two bounds, in float64."""
     w, last = _full_words(output, words)
     above = w <= split
     magnitude = unsigned_to_float(select(above, w, last - w))
     complement = unsigned_to_float(select(above, split - w, w - (split + np.uint64(1))))
-    # One side's parameter or the other's, lane by lane.
+    # Select the parameters of one of the two sides, lane by lane.
     positive, negative = p[T.POSITIVE : T.NEGATIVE], p[T.NEGATIVE : T.END]
     x_step = select(above, splat(positive[T.SIDE_X_STEP], magnitude), negative[T.SIDE_X_STEP])
     x_start = select(above, splat(positive[T.SIDE_X_START], magnitude), negative[T.SIDE_X_START])

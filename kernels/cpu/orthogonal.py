@@ -1,7 +1,7 @@
 """Haar matrices on CPU cores: reflectors and T factors by Numba, the products by NumPy's BLAS.
 
-Everything here runs in one thread and without the GIL; who calls it spreads panels, blocks of columns or
-whole matrices over threads. `initium.kernels.reference.orthogonal` states what is computed.
+All functions run in one thread and without the GIL. The caller distributes panels, blocks of columns or whole
+matrices over threads. `initium.kernels.reference.orthogonal` defines the matrices.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from initium.kernels.cpu.jit import parallel_entry
 
 __all__ = ["PANEL", "Panel", "columns_of_q", "panel", "rows_of_q", "small"]
 
-#: Reflectors of a panel. Measured on AVX2: fewer make thin products, more spend too long in T factors.
+#: Reflectors per panel: small panels make inefficient products; T factors of large panels cost much time.
 PANEL = 96
-# Rows of a block update that are made at a time, so that they are still in cache when subtracted.
+# Rows of a block update that are computed at a time, so that they are still in the cache when subtracted.
 _UPDATE_ROWS = 256
-# Small matrices that are made at a time: several vectors each, and all of them fit the cache.
+# Small matrices that are computed together: enough to fill several vectors, and few enough for the cache.
 _SIDE_BY_SIDE = 16
 
 Real = NDArray[Any]
@@ -50,11 +50,11 @@ class Panel(NamedTuple):
 
 @parallel_entry
 def _reflect(g: Any, signs: Any) -> None:
-    """Turn Gaussian rows into Householder vectors of squared length 2, in place."""
+    """Replace Gaussian rows by Householder vectors of squared length 2, in place."""
     rows, length = g.shape
     for i in range(rows):
         g[i, :i] = 0
-        # Four sums, for one would wait for each addition.
+        # Four sums, since a single sum would wait for each addition.
         s0 = s1 = s2 = s3 = 0.0
         whole = i + (length - i) // 4 * 4
         for j in range(i, whole, 4):
@@ -69,13 +69,13 @@ def _reflect(g: Any, signs: Any) -> None:
             s0 += np.float64(g[i, j]) ** 2
         norm = np.sqrt((s0 + s1) + (s2 + s3))
         head = np.float64(g[i, i])
-        negative = head >= 0  # the sign of -head: x goes to -sign(head) |x| e_1, without cancellation
+        negative = head >= 0  # x is mapped to -sign(head) |x| e_1, without cancellation
         signs[i] = -1 if negative else 1
-        if length - i == 1:  # a reflection of a line is its sign: no reflector, and exact
+        if length - i == 1:  # a reflector of length 1 is a sign, without rounding
             signs[i] = -signs[i]
             g[i, i] = 0
             continue
-        if norm == 0:  # any reflector will do
+        if norm == 0:  # any reflector is correct
             g[i, i] = np.sqrt(2.0)
             continue
         scale = 1 / np.sqrt(norm * (norm + abs(head)))
@@ -87,7 +87,7 @@ def _reflect(g: Any, signs: Any) -> None:
 
 @parallel_entry
 def _invert(s: Any, t: Any) -> None:
-    """Write T, the inverse of I + striu(S), row by row from the last."""
+    """Write T, the inverse of I + striu(S), row by row from the last row."""
     b = s.shape[0]
     for i in range(b - 1, -1, -1):
         t[i, :] = 0
@@ -99,10 +99,10 @@ def _invert(s: Any, t: Any) -> None:
 
 
 def panel(first: int, gaussians: Real) -> Panel:
-    """Make a panel of Gaussians of shape (b, n - first), whose memory becomes the reflectors'.
+    """Return a panel for Gaussians of shape (b, n - first), whose memory is reused for the reflectors.
 
-    T^-1 = I + striu(V V') (Puglisi 1992). The diagonal is exact, for rows of V have squared length 2 to
-    more digits than a product of matrices would show.
+    T^-1 = I + striu(V V') (Puglisi 1992). The diagonal is set to its exact value, since the squared length of
+    the rows of V is 2 with a smaller error than that of a matrix product.
     """
     b = len(gaussians)
     signs = np.empty(b, gaussians.dtype)
@@ -118,16 +118,16 @@ def columns_of_q(panels: Sequence[Panel], n: int, columns: Indices) -> Real:
     Parameters
     ----------
     panels
-        In order, from reflector 0 up to at least the last column's.
+        Panels in order, from reflector 0 up to at least the last column.
     n
         Length of a column.
     columns
-        Ascending.
+        Column numbers, ascending.
 
     Notes
     -----
-    Reflector k leaves rows before k alone, and columns before k of the identity too: column j takes
-    reflectors j, j - 1, ..., 0, each on the rows behind its own number only.
+    Reflector k changes only rows from k on, and it does not change columns before k of the identity. So
+    column j needs reflectors j, j - 1, ..., 0, and each of them acts on the rows from its own number on.
     """
     q = np.zeros((n, len(columns)), panels[0].vectors.dtype)
     q[columns, np.arange(len(columns))] = 1
@@ -137,7 +137,7 @@ def columns_of_q(panels: Sequence[Panel], n: int, columns: Indices) -> Real:
         own, later = np.searchsorted(columns, (start, end))
         if own == len(columns):
             continue
-        # V Q: columns of the identity pick columns of V, and later columns are zero in the rows before `end`.
+        # V Q: columns of the identity select columns of V; later columns are zero in the rows before `end`.
         w = np.empty((len(vectors), len(columns) - own), q.dtype)
         w[:, : later - own] = vectors[:, columns[own:later] - start]
         if later < len(columns):
@@ -153,7 +153,7 @@ def columns_of_q(panels: Sequence[Panel], n: int, columns: Indices) -> Real:
 def rows_of_q(panels: Sequence[Panel], n: int, rows: Indices) -> Real:
     """Return rows of H_0 H_1 ..., not yet signed, shape (len(rows), n).
 
-    Columns are final up to the last of the given reflectors.
+    Columns are complete up to the last of the given reflectors.
     """
     q = np.zeros((len(rows), n), panels[0].vectors.dtype)
     q[np.arange(len(rows)), rows] = 1
@@ -169,10 +169,10 @@ def rows_of_q(panels: Sequence[Panel], n: int, rows: Indices) -> Real:
 
 
 def small(gaussians: Real) -> Real:
-    """Make many small matrices side by side, one reflector after another.
+    """Compute many small matrices together, one reflector after the other.
 
-    A BLAS would mostly be called here. Matrices are interleaved instead, so that each step does the same
-    to a vector of them.
+    For small matrices, the calls of a BLAS would take most of the time. Here the matrices are interleaved, so
+    that each step is a vector operation over several matrices.
 
     Parameters
     ----------
@@ -213,11 +213,11 @@ def _small(g: Any, q: Any) -> None:
 
 @parallel_entry
 def _multiply(v: Any, x: Any, w: Any) -> None:
-    """Multiply reflectors side by side: X = H_0 H_1 ... I."""
+    """Multiply the reflectors of several matrices: X = H_0 H_1 ... I."""
     m, n, width = v.shape
     x[:] = 0
     for k in range(m - 1, -1, -1):
-        # On rows and columns from k on; column k is still that of the identity.
+        # Only rows and columns from k on change; column k is still a column of the identity.
         x[k, k] = 1
         for j in range(k, m):
             w[:] = 0

@@ -1,4 +1,4 @@
-"""Bits: Philox4x32-10 in lanes, one counter per lane."""
+"""Bits: Philox4x32-10 with one counter per lane."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HALF = np.uint64(32)
 
 @inline
 def _round(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    # The high halves of c1 and c3 hold rubbish: only their low words are read, and need no mask.
+    # The high halves of c1 and c3 are undefined. Only their low words are read, so no mask is needed.
     p0 = multiply_words(c0, _M0)
     p1 = multiply_words(c2, _M1)
     return high_word(p1) ^ c1 ^ k0, p1, high_word(p0) ^ c3 ^ k1, p0

@@ -1,6 +1,6 @@
-"""Distribution: the normal quantile, from a tail probability to the distance from the mean in sigmas.
+"""Distribution: the normal quantile, from a tail probability to the distance from the mean in units of sigma.
 
-The formulas stand with their coefficients in `initium.kernels.coefficients`.
+`initium.kernels.coefficients` states the formulas with their coefficients.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _wide32(x: Any, h: Any) -> Any:
 
 @inline
 def _tail32(h: Any) -> Any:
-    # h = 2**e (1 + f) with 1 + f in [sqrt 1/2, sqrt 2): the difference of the bits rounds e down there.
+    # h = 2**e (1 + f) with 1 + f in [sqrt 1/2, sqrt 2); the difference of the bits gives e.
     bits = bits_of(h)
     above = bits - _SQRT_HALF
     f = float_of(bits - (above & _EXPONENT)) - _ONE
@@ -68,9 +68,9 @@ def _tail32(h: Any) -> Any:
 
 @inline
 def quantile32(x: Any, h: Any, sign: Any) -> Any:
-    """Return z for any h >= 2**-126, with the sign of x, which `sign` has as a bit.
+    """Return z for any h >= 2**-126, with the sign of x; `sign` is the sign bit of x.
 
-    Tails are rare, so most vectors skip them whole.
+    Tails are rare, so most vectors skip the tail formula.
     """
     z = _wide32(x, h)
     rare = h < _WIDE_MIN
@@ -94,7 +94,7 @@ _MANTISSA_BITS64 = np.uint64(52)
 
 @inline
 def _minus_log64(a: Any) -> Any:
-    """Return -log(a) of a normal number."""
+    """Return -log(a) of a floating-point number that is not subnormal."""
     bits = bits_of(a)
     above = bits - _SQRT_HALF64
     f = float_of(bits - (above & _EXPONENT64)) - 1.0
@@ -129,7 +129,7 @@ def _far64(w: Any) -> Any:
 
 @inline
 def quantile64(x: Any, h: Any, ratio: Any, w_reference: Any) -> Any:
-    """Return z for the tail probability h; where h is small, -log(2 h) = w_reference - log(ratio) counts."""
+    """Return z for the tail probability h; for small h, from -log(2 h) = w_reference - log(ratio)."""
     z = _wide64(x, h)
     rare = h < C.NORMAL_WIDE_MIN_H
     if any_lane(rare):

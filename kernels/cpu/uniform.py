@@ -1,4 +1,4 @@
-"""Bits to real, and the uniform distribution: signed odd integers, exact in the float type."""
+"""Bits to real, and the uniform distribution, by signed odd integers that are exact in the float type."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from initium.kernels.cpu.jit import inline
 
 __all__ = ["uniform32", "uniform64"]
 
-# The kept high bits, and the bit that makes the integer odd (in units of itself).
+# The high bits that are kept, and the bit below them, which makes the integer odd.
 _KEEP32, _ODD32 = np.uint32(0xFFFFFF00), np.uint32(0x80)
 _KEEP64, _ODD64 = np.uint64(0xFFFFFFFFFFFFF800), np.uint64(0x400)
 

@@ -1,1 +1,1 @@
-"""CUDA kernels: hand-written C++ beside its CPU twin; `initium.kernels.cuda.source` puts it together."""
+"""CUDA kernels in C++, with the file names of the CPU kernels; `source` joins the files."""

@@ -1,7 +1,7 @@
-// From float32 to the narrow dtypes, to nearest even; several values of an output in one register.
+// Conversion of float32 to the narrow dtypes, to nearest even; several values of an output share a register.
 
-// float8 by integers and one exact addition, for machines without instructions for it; the least significant
-// byte is the value's. Normal from 2^LEAST_EXPONENT up.
+// float8 by integers and one exact addition, for GPUs without a float8 instruction. The value is the least
+// significant byte. Numbers are normal from 2^LEAST_EXPONENT up.
 template <int MANTISSA, int LEAST_EXPONENT>
 INLINE uint32 small_float(float x) {
   const uint32 shift = 23 - MANTISSA, half = (1u << (22 - MANTISSA)) - 1;
@@ -29,10 +29,10 @@ INLINE uint32 float8_e5m2(float first, float second) {
 }  // namespace pack
 #endif
 
-// --- outputs: how the values of one Philox block lie in registers, the first in the lowest bytes ----------
-// `put` rounds values that are in their interval. `put_within` keeps them in [LOW, HIGH], both values of the
-// dtype, too; rounding is monotone, so it may come first. float32 needs no such care: the planner has shown that
-// scale and offset keep it inside.
+// --- outputs: the values of one Philox block in registers, the first value in the lowest bytes --------------
+// `put` rounds values that are inside their interval. `put_within` also clamps them to [LOW, HIGH], which are
+// values of the dtype. Rounding is monotone, so it may come first. float32 needs no clamp: the planner chooses
+// scale and offset so that the values stay inside.
 
 struct float32 {
   static constexpr int size = 4;
@@ -86,7 +86,7 @@ OUTPUT16(float16)
 OUTPUT8(float8_e4m3fn)
 OUTPUT8(float8_e5m2)
 
-// What constants write: a bit pattern.
+// The outputs of constants: bit patterns.
 template <int BYTES>
 struct pattern {
   static constexpr int size = BYTES;

@@ -1,7 +1,7 @@
-// The machine: one instruction a function, every rounding named.
+// The instructions of the GPU: one instruction per function, with an explicit rounding mode.
 //
-// Plain operators and CUDA's intrinsics change with -ftz (CuPy always sets it) and -fmad; PTX that names its
-// rounding does not. The tests replace this file alone, by the same functions for a CPU.
+// The results of plain operators and of CUDA's intrinsics depend on -ftz (CuPy always sets it) and -fmad. PTX
+// instructions with an explicit rounding mode do not. The tests replace this file only, by functions for a CPU.
 
 #define INLINE static __device__ __forceinline__
 
@@ -31,7 +31,7 @@ INLINE float negative(float a) {
   return r;
 }
 
-// -0 counts as less than +0.
+// -0 is less than +0.
 INLINE float least(float a, float b) {
   float r;
   asm("min.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
@@ -55,7 +55,7 @@ INLINE double to_float64(long long a) { return __ll2double_rn(a); }
 INLINE double to_float64(unsigned a) { return __uint2double_rn(a); }
 INLINE double to_float64(unsigned long long a) { return __ull2double_rn(a); }
 
-// Double precision knows no flushing.
+// Double precision has no flush-to-zero mode.
 INLINE double fma(double a, double b, double c) { return __fma_rn(a, b, c); }
 INLINE double mul(double a, double b) { return __dmul_rn(a, b); }
 INLINE double add(double a, double b) { return __dadd_rn(a, b); }
@@ -74,7 +74,7 @@ INLINE double to_float(unsigned long long a) { return __longlong_as_double(a); }
 
 }  // namespace bits
 
-// Seeds within a few ulp of 1 / a and 1 / sqrt(a), different on each machine; quantile.cuh makes them exact.
+// Approximations within a few ulp of 1 / a and 1 / sqrt(a), which depend on the GPU; quantile.cuh corrects them.
 namespace seed {
 
 INLINE float reciprocal(float a) {
@@ -91,7 +91,7 @@ INLINE float reciprocal_root(float a) {
 
 }  // namespace seed
 
-// Two float32 values to nearest even into a narrow dtype, the first in the low bits.
+// Two float32 values, rounded to nearest even to a narrow dtype; the first is in the low bits.
 namespace pack {
 
 INLINE unsigned bfloat16(float first, float second) {
@@ -106,7 +106,7 @@ INLINE unsigned float16(float first, float second) {
   return r;
 }
 
-// Of two pairs of values; -0 counts as less than +0.
+// Minimum and maximum of two pairs of values; -0 is less than +0.
 #define PAIRWISE(name, instruction)                                                  \
   INLINE unsigned name(unsigned a, unsigned b) {                                     \
     unsigned r;                                                                      \
@@ -135,7 +135,7 @@ INLINE unsigned float8_e5m2(float first, float second) {
 
 }  // namespace pack
 
-// Stores to addresses of global memory. Nothing that the kernels read is ever written.
+// Stores to addresses of global memory. The kernels never read what they write.
 namespace memory {
 
 INLINE void store(unsigned long long to, const unsigned (&part)[4]) {

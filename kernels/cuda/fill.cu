@@ -1,7 +1,7 @@
 // Entry points.
 //
-// fill_KIND_OUTPUT(jobs, number of jobs, tiles, tiles that a group of threads takes at once, round keys)
-// fill_round_OUTPUT(float32 values, address that has room for whole blocks of rounded ones, number of values)
+// fill_KIND_OUTPUT(jobs, number of jobs, tiles, tiles of a span, round keys)
+// fill_round_OUTPUT(float32 values, address with room for whole blocks of rounded values, number of values)
 
 #define ENTRY(kind, output)                                                                             \
   extern "C" __global__ void __launch_bounds__(THREADS, GROUPS_##kind)                                  \
@@ -16,7 +16,7 @@
     round_all<output>(from, to, count);                                                                 \
   }
 
-// All of them take long to compile; ENTRY_POINT asks for one, such as ENTRY(uniform, float32).
+// The compilation of all entry points takes long; ENTRY_POINT selects one, such as ENTRY(uniform, float32).
 #ifdef ENTRY_POINT
 ENTRY_POINT
 #else

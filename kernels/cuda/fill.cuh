@@ -1,9 +1,9 @@
-// All jobs of a kind and an output: a group of threads takes a span of tiles, walks through the jobs that lie in
-// it, draws and stores.
+// All jobs of a kind and an output. A group of threads (a CUDA block) takes a span of tiles, finds the jobs of the
+// span, draws and stores.
 //
-// Work is counted in items: an item is 16 bytes of a destination, drawn by one thread from whole Philox blocks.
-// Items are aligned by global index, so a run of values may begin and end inside one. A tile is THREADS items of
-// one job; Job::tile counts these (kernels/cuda/source.py numbers them).
+// The unit of work is an item: 16 bytes of a destination, which one thread draws from whole Philox blocks. Items
+// are aligned by global index, so a run of values may begin and end inside an item. A tile is THREADS items of one
+// job; Job::tile is the number of the job's first tile (kernels/cuda/source.py computes it).
 
 struct Item {
   uint32 part[4];
@@ -20,7 +20,7 @@ INLINE uint64 pair(const Words& words, int i) {
   return words.word[2 * i] | (uint64)words.word[2 * i + 1] << 32;
 }
 
-// The Philox block in which element zero begins.
+// The Philox block that holds element zero.
 struct from_block_zero {
   INLINE uint64 first_block(const Job& job) { return 0; }
 };
@@ -29,8 +29,8 @@ struct from_any_block {
   INLINE uint64 first_block(const Job& job) { return job.integer; }
 };
 
-// A kind draws the values of one Philox block into registers; `values` says how many there are. `unroll` is how
-// many blocks a thread has in flight: more hide the latency of the rounds, but long code has no registers for them.
+// A kind draws the values of one Philox block into registers; `values` is their number. `unroll` is the number of
+// blocks in flight per thread: more blocks hide the latency of the rounds, but need more registers.
 struct words : from_any_block {
   static constexpr int unroll = 4;
   template <class Output>
@@ -106,7 +106,7 @@ struct bounded_normal : from_block_zero {
   struct Sampler {
     using Real = double;
     static constexpr int values = WORDS_PER_BLOCK;
-    // Long code, one value at a time: words and values move on in rings, since registers have no index.
+    // One value at a time, since the code is long. Words and values rotate, since registers cannot be indexed.
     INLINE void draw(Words words, uint64 integer, const Real* p, uint32* to) {
       float x[values] = {};
 #pragma unroll 1
@@ -135,7 +135,7 @@ struct bounded_normal::Sampler<float64> {
   }
 };
 
-// Draws nothing; its "block" is a whole item.
+// Draws no words; its "block" is a whole item.
 struct constant : from_block_zero {
   static constexpr int unroll = 4;
   template <class Output>
@@ -152,12 +152,12 @@ template <class Kind, class Output>
 struct Filler {
   using Sampler = typename Kind::template Sampler<Output>;
   using Real = typename Sampler::Real;
-  static constexpr int values = 16 / Output::size;            // of an item
-  static constexpr int blocks = values / Sampler::values;     // of an item
-  static constexpr int registers = 4 / blocks;                // of a block
+  static constexpr int values = 16 / Output::size;            // per item
+  static constexpr int blocks = values / Sampler::values;     // per item
+  static constexpr int registers = 4 / blocks;                // per block
   static constexpr int unroll = Kind::unroll > blocks ? Kind::unroll / blocks : 1;
 
-  // What a job's items share.
+  // The data that all items of a job share.
   struct Source {
     uint64 stream, integer;
     Real p[JOB_PARAMETERS];
@@ -175,7 +175,7 @@ struct Filler {
   INLINE float real(double value, float) { return ieee::to_float32(value); }
   INLINE double real(double value, double) { return value; }
 
-  // The item whose first block is (high, low); blocks of an item never straddle a carry.
+  // The item whose first block is (high, low); the low word does not overflow within an item.
   INLINE Item draw(uint32 low, uint32 high, const Source& source, const RoundKeys& keys) {
     Item item;
 #pragma unroll
@@ -185,17 +185,17 @@ struct Filler {
     return item;
   }
 
-  // Items [first, last) of the job, which the threads of this group share.
+  // Items [first, last) of the job, distributed over the threads of this group.
   INLINE void fill(const Job& job, int64 first, int64 last, const RoundKeys& keys) {
     const Source source = source_of(job);
     const int64 row = job.extent[3], row_count = job.extent[0] * job.extent[1] * job.extent[2];
     const uint64 steps = job.index_step[0] | job.index_step[1] | job.index_step[2];
-    // Where in its first item a row begins: known if all rows begin alike, else as bad as can be.
+    // The position of a row's start in its first item: the same for all rows, or else the worst case.
     const int64 phase = steps % values == 0 ? job.start % values : values - 1;
     const int64 row_items = (phase + row + values - 1) / values;
     if (last > row_count * row_items) last = row_count * row_items;
 
-    // Whole items of one aligned run, [inner, outer), need no questions; all others are asked one by one.
+    // Whole items of one aligned run, [inner, outer), need no checks; all other items are handled one by one.
     const uint64 base = job.address - (uint64)phase * Output::size;
     const bool plain = row_count == 1 && job.byte_step[3] == Output::size && base % sizeof(Item) == 0;
     int64 inner = phase ? 1 : 0, outer = (phase + row) / values;
@@ -222,7 +222,7 @@ struct Filler {
       fill_item(job, row_items, i < before ? first + i : outer + (i - before), source, keys);
   }
 
-  // One item of any job: what of it lies in its row, value by value where it must be.
+  // One item of any job: its values that are in the row, stored together if possible, else one by one.
   INLINE void fill_item(const Job& job, int64 row_items, int64 item, const Source& source, const RoundKeys& keys) {
     int64 row = item / row_items;
     const int64 place = item - row * row_items;
@@ -234,7 +234,7 @@ struct Filler {
     const uint64 address =
         job.address + i0 * job.byte_step[0] + i1 * job.byte_step[1] + i2 * job.byte_step[2];
     const uint64 block = Kind::first_block(job) + (start / values + place) * blocks;
-    const int64 offset = place * values - (int64)(start % values);  // of the item's first value in the row
+    const int64 offset = place * values - (int64)(start % values);  // position of the first value in the row
     const int64 extent = job.extent[3], step = job.byte_step[3];
     if (offset >= extent) return;
 
@@ -263,7 +263,7 @@ struct Filler {
 
 // --- all jobs ---------------------------------------------------------------------------------------------
 
-// The last job in [first, count) whose first tile is not behind `tile`.
+// The last job in [first, count) whose first tile is not after `tile`.
 INLINE int64 job_of(const Job* jobs, int64 first, int64 count, int64 tile) {
   while (count - first > 1) {
     const int64 middle = first + (count - first) / 2;
@@ -290,7 +290,7 @@ INLINE void fill(const Job* jobs, int64 count, int64 tiles, int64 span, const Ro
   }
 }
 
-// --- values that were made elsewhere ------------------------------------------------------------------------
+// --- rounding of values that were computed before -----------------------------------------------------------
 
 template <class Output>
 INLINE void round_all(const float* from, uint64 to, int64 count) {

@@ -1,6 +1,6 @@
-// Bits: Philox4x32-10, one counter a call.
+// Bits: Philox4x32-10, one counter per call.
 
-// The keys of all rounds, made on the host: as kernel parameters they lie in constant memory and cost nothing.
+// The keys of all rounds, computed on the host. Kernel parameters are in constant memory, so reading them is free.
 struct RoundKeys {
   uint32 low[PHILOX_ROUNDS];
   uint32 high[PHILOX_ROUNDS];

@@ -1,7 +1,7 @@
-// Distribution: the normal quantile, from a tail probability to the distance from the mean in sigmas.
-// The formulas stand with their coefficients in kernels/constants.py.
+// Distribution: the normal quantile, from a tail probability to the distance from the mean in units of sigma.
+// kernels/coefficients.py states the formulas with their coefficients.
 
-// Horner's rule in fma, lowest power first.
+// Horner's rule with fma, lowest power first.
 template <class Real, int N>
 INLINE Real polynomial(const Real (&coefficients)[N], Real t) {
   Real value = coefficients[N - 1];
@@ -11,10 +11,10 @@ INLINE Real polynomial(const Real (&coefficients)[N], Real t) {
 }
 
 // --- float32 ---------------------------------------------------------------------------------------------
-// One step from the machine's seed gives IEEE's 1 / b and sqrt(a), and one correction IEEE's a / b: these are the
-// very instructions that NVIDIA's rcp.rn.f32, sqrt.rn.f32 and div.rn.f32 compile to, less their tests for arguments
-// out of the normal range, which no argument here is. tests/test_cuda_compile.py compares the machine code,
-// tests/gpu/test_bits.py the results.
+// One Newton step from the GPU's approximation gives the correctly rounded 1 / b and sqrt(a); one correction gives
+// the correctly rounded a / b. NVIDIA's rcp.rn.f32, sqrt.rn.f32 and div.rn.f32 compile to the same instructions and
+// in addition test for arguments outside the normal range, which do not occur here. tests/test_cuda_compile.py
+// compares the machine code, tests/gpu/test_bits.py compares the results.
 
 INLINE float reciprocal(float b) {
   const float y = seed::reciprocal(b);
@@ -48,7 +48,7 @@ INLINE float wide_quantile32(float x, float h) {
 
 // |z| for 2^-126 <= h < NORMAL_WIDE_MIN_H.
 INLINE float tail_quantile32(float h) {
-  // h = 2^e (1 + f) with 1 + f in [sqrt 1/2, sqrt 2): the difference of the bits rounds e down there.
+  // h = 2^e (1 + f) with 1 + f in [sqrt 1/2, sqrt 2); the difference of the bits gives e.
   const uint32 above = bits::of(h) - 0x3f3504f3u;
   const float f = ieee::add(bits::to_float(bits::of(h) - (above & 0xff800000u)), -1.0f);
   const float e = ieee::to_float32((int)above >> 23);
@@ -60,7 +60,7 @@ INLINE float tail_quantile32(float h) {
 
 // --- float64 ---------------------------------------------------------------------------------------------
 
-// -log(a) of a normal number.
+// -log(a) of a floating-point number that is not subnormal.
 INLINE double minus_log64(double a) {
   const uint64 above = bits::of(a) - 0x3fe6a09e667f3bcdull;
   const double f = ieee::add(bits::to_float(bits::of(a) - (above & 0xfff0000000000000ull)), -1.0);
@@ -98,7 +98,7 @@ INLINE double far_quantile64(double w) {
   return ieee::square_root(ieee::fma(p, i, ieee::add(y, ieee::negative(l))));
 }
 
-// z for the tail probability h; where h is small, -log(2 h) = w_reference - log(ratio) counts.
+// z for the tail probability h; for small h, from -log(2 h) = w_reference - log(ratio).
 INLINE double quantile64(double x, double h, double ratio, double w_reference) {
   if (h >= NORMAL_WIDE_MIN_H) return wide_quantile64(x, h);
   const double w = ieee::add(minus_log64(ratio), w_reference);

@@ -1,4 +1,4 @@
-"""The CUDA source of all kernels as one text: constants rendered from Python, then the files in order."""
+"""The CUDA source of all kernels as one text: constants generated from Python, then the files in order."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ FILES: Final = (
     "fill.cu",
 )
 _OPTIONS: Final = ("-std=c++17", "-fmad=false")
-#: Beside the kinds, there are kernels for rounding float32 values that were made elsewhere.
+#: In addition to the kinds, there are kernels that round float32 values that were computed before.
 ROUND: Final = "round"
 ROUNDED: Final = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
-#: Threads of a group (a CUDA block; Philox has blocks too).
+#: Threads per group. A group is a CUDA block; the word block is used for Philox blocks only.
 THREADS: Final = 256
-#: Groups that one multiprocessor holds at once, by kind: as many as the registers allow without spills.
+#: Groups that are resident on a multiprocessor, by kind: the largest number that needs no register spills.
 GROUPS: Final = {
     T.WORDS: 4,
     T.CONSTANT: 4,
@@ -58,7 +58,7 @@ GROUPS: Final = {
     ROUND: 4,
 }
 
-#: What one thread draws and stores at once.
+#: Bytes that one thread draws and stores at a time.
 ITEM_BYTES: Final = 16
 
 _BITS, _REAL = tuple(T.BITS), tuple(T.REALS)
@@ -71,7 +71,7 @@ _OUTPUTS = {
     T.CENTRAL_NORMAL: _SINGLE,
     T.BOUNDED_NORMAL: _REAL,
 }
-#: All (kind, output) that there are kernels for.
+#: All pairs (kind, output) with a kernel.
 ENTRIES: Final = tuple((kind, output) for kind in T.KINDS for output in _OUTPUTS[kind])
 
 _WORDS = ("<u4", (stream.PHILOX_ROUNDS,))
@@ -111,7 +111,7 @@ def _job() -> str:
 
 
 def _is_number(value: Any) -> bool:
-    """Tell whether a constant is a number, or a tuple of numbers."""
+    """Return whether a constant is a number, or a tuple of numbers."""
     parts = value if isinstance(value, tuple) else (value,)
     return all(isinstance(part, (int, float)) for part in parts)
 
@@ -139,7 +139,7 @@ def source() -> str:
 
 
 def join(parts: Mapping[str, str]) -> str:
-    """Return texts as one, such that compilers name the lines of each by its own name and number."""
+    """Join texts such that compiler messages give the name and line number of each text."""
     return "".join(f'#line 1 "{name}"\n{text}' for name, text in parts.items())
 
 
@@ -154,16 +154,16 @@ def itemsize(output: str) -> int:
 
 
 def options(kind: str, output: str) -> tuple[str, ...]:
-    """Return what NVRTC is told, to compile this kernel alone.
+    """Return the options of NVRTC that compile this kernel only.
 
-    CuPy appends ``-ftz=true``, which no operation of the source obeys.
+    CuPy appends ``-ftz=true``, which has no effect on the operations of the source.
     """
     point = f"ROUND({output})" if kind == ROUND else f"ENTRY({kind},{output})"
     return (*_OPTIONS, f"-DENTRY_POINT={point}")
 
 
 def round_keys(seed: int) -> NDArray[np.void]:
-    """Return Philox' keys of all rounds as an array of one struct `RoundKeys`, which CuPy passes by value."""
+    """Return the Philox keys of all rounds as one struct `RoundKeys`, which CuPy passes by value."""
     rounds = np.arange(stream.PHILOX_ROUNDS, dtype=np.uint64)
     low = np.uint64(seed & 0xFFFFFFFF) + rounds * np.uint64(stream.PHILOX_W0)
     high = np.uint64(seed >> 32) + rounds * np.uint64(stream.PHILOX_W1)
@@ -171,19 +171,19 @@ def round_keys(seed: int) -> NDArray[np.void]:
 
 
 def number_tiles(rows: NDArray[np.void], output: str) -> tuple[NDArray[np.void], int]:
-    """Return a job table whose tiles are those of the GPU, and how many there are.
+    """Return a job table with the tiles of the GPU, and their number.
 
     Parameters
     ----------
     rows
-        Rows of `T.JOB`, of one kind and output.
+        Rows of `T.JOB`, with one kind and output.
     output
-        Their output.
+        The output of the rows.
 
     Returns
     -------
     (ndarray of T.JOB, int)
-        The rows with their ``tile`` counted in `THREADS` items of `ITEM_BYTES` bytes.
+        The rows, with ``tile`` in units of `THREADS` items of `ITEM_BYTES` bytes.
     """
     values = ITEM_BYTES // itemsize(output)
     table = rows.copy()

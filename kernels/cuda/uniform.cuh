@@ -1,4 +1,4 @@
-// Bits to real, and the uniform distribution: signed odd integers, exact in the float type.
+// Bits to real, and the uniform distribution, by signed odd integers that are exact in the float type.
 
 // (int32(word) >> 7 | 1) * 2^7 * scale + offset in float32, one rounding.
 INLINE float uniform32(uint32 word, const float* p) {

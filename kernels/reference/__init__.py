@@ -1,1 +1,1 @@
-"""The value contract in plain NumPy: slow, readable, and the judge of every other backend."""
+"""The definition of all values in plain NumPy: slow and readable; other backends are tested against it."""

@@ -1,4 +1,4 @@
-"""Fused multiply-add in NumPy, which has none: one rounding, as IEEE 754 demands."""
+"""Fused multiply-add for NumPy arrays, with one rounding as in IEEE 754, since NumPy has none."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["fma", "polynomial"]
 #: Arrays, or NumPy scalars that broadcast; float32 or float64.
 Real = Any
 _SPLITTER = np.float64(2**27 + 1)
-# Outside of this range of magnitudes the low part of a product may underflow, or a split overflow.
+# Outside this range of magnitudes, the low part of a product may underflow, or a split may overflow.
 _SAFE_LOW, _SAFE_HIGH = 2.0**-900, 2.0**900
 
 
 def fma(a: Real, b: Real, c: Real) -> NDArray[Any]:
-    """Return ``a * b + c`` with one rounding; all three float32 or all three float64, broadcast."""
+    """Return ``a * b + c`` with one rounding; the arguments are all float32 or all float64, and broadcast."""
     a, b, c = np.broadcast_arrays(a, b, c)
     if a.dtype == np.float32:
         return _fma32(a, b, c)
@@ -27,7 +27,7 @@ def fma(a: Real, b: Real, c: Real) -> NDArray[Any]:
 
 
 def _fma32(a: Real, b: Real, c: Real) -> NDArray[Any]:
-    # The product is exact in float64. Rounding the sum to odd keeps what a second rounding needs to know.
+    # The product is exact in float64. With the sum rounded to odd, the second rounding is correct.
     product = a.astype(np.float64) * b.astype(np.float64)
     rounded: NDArray[Any] = _add_to_odd(product, c.astype(np.float64)).astype(np.float32)
     return rounded

@@ -1,4 +1,4 @@
-"""One job after another, one tile after another: the statement of what a job table means."""
+"""The definition of a job table: one job after the other, one tile after the other."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def draw(
 
 
 def _typed(array: Any) -> NDArray[Any]:
-    checked: NDArray[Any] = array  # NumPy's stubs lose the type on the way
+    checked: NDArray[Any] = array  # NumPy's stubs lose the type
     return checked
 
 
 def fill_job(job: Any, destination: NDArray[Any], kind: str, seed: int) -> None:
-    """Fill `destination`, the box of one row of `T.JOB` as an array of its extents."""
+    """Fill `destination`, an array over the box of one row of `T.JOB`."""
     extent = [int(n) for n in job["extent"]]
     steps = [int(s) for s in job["index_step"]]
     for row in np.ndindex(*extent[:-1]):

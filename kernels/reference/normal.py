@@ -1,4 +1,4 @@
-"""Normal distributions, one word a value: bits to (x, h), the quantile, the affine map."""
+"""Normal distributions, one word per value: bits to (x, h), the quantile, the affine map."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def _symmetric32(quantile: Any, words: NDArray[np.uint32], p: NDArray[np.float64
 
 
 def central_normal32(words: NDArray[np.uint32], p: NDArray[np.float64]) -> NDArray[Any]:
-    """Draw normals truncated symmetrically within 2 sigmas."""
+    """Draw normal values truncated symmetrically within 2 sigma."""
     return _symmetric32(central_quantile32, words, p)
 
 
 def normal32(words: NDArray[np.uint32], p: NDArray[np.float64]) -> NDArray[Any]:
-    """Draw normals truncated symmetrically anywhere or not at all."""
+    """Draw normal values without bounds or with symmetric bounds."""
     return _symmetric32(quantile32, words, p)
 
 
 def bounded_normal64(words: NDArray[Any], split: int, p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Draw normals between any two bounds, in float64; words of 32 or 64 bits."""
+    """Draw normal values between any two bounds, in float64; words have 32 or 64 bits."""
     last = np.uint64(np.iinfo(words.dtype).max)
     w, border = words.astype(np.uint64), np.uint64(split)
     above = w <= border
-    with np.errstate(over="ignore"):  # of the side that is not chosen
+    with np.errstate(over="ignore"):  # overflow on the side that is not selected
         magnitude = np.where(above, w, last - w).astype(np.float64)
         complement = np.where(above, border - w, w - border - np.uint64(1)).astype(np.float64)
     side = np.where(above[:, None], p[T.POSITIVE : T.NEGATIVE], p[T.NEGATIVE : T.END])

@@ -1,4 +1,4 @@
-"""What an orthogonal matrix is: the sign-corrected Q of a Gaussian matrix's QR, in float64, twice.
+"""The definition of random orthogonal matrices: the sign-corrected Q of a Gaussian matrix, in float64.
 
 Stewart (1980), "The efficient generation of random orthogonal matrices with an application to condition
 estimators", SIAM J. Numer. Anal. 17, 403-409; Mezzadri (2007), "How to generate random matrices from the
@@ -18,37 +18,38 @@ __all__ = ["by_householder", "by_qr"]
 def by_householder(gaussians: NDArray[Any]) -> NDArray[np.float64]:
     """Return a Haar matrix as the product of the reflectors of Gaussian vectors (Stewart).
 
-    Householder's QR reflects the first column of a Gaussian matrix onto the first axis; what is left of the
-    other columns is Gaussian still and independent of the reflector, one dimension smaller. So reflectors
-    of fresh Gaussian vectors have the distribution of those of a QR, and nothing needs to be factored.
+    Householder's QR reflects the first column of a Gaussian matrix onto the first axis. The remaining part of
+    the other columns is again Gaussian, independent of the reflector, and one dimension smaller. So
+    reflectors of independent Gaussian vectors have the distribution of the reflectors of a QR, without a
+    factorisation.
 
     Parameters
     ----------
     gaussians
-        Shape (m, n), m <= n; reflector k takes row k from column k on. The rest is not read.
+        Shape (m, n), m <= n. Reflector k uses row k from column k on; the other elements are not read.
 
     Returns
     -------
     ndarray of float64, shape (n, m)
-        H_0 H_1 ... H_(m-1) I D, with D the signs of R's diagonal.
+        H_0 H_1 ... H_(m-1) I D, with D the signs of the diagonal of R.
     """
     m, n = gaussians.shape
     q = np.eye(n, m)
     for k in range(m - 1, -1, -1):
         x = gaussians[k, k:].astype(np.float64)
         norm = np.sqrt(x @ x)
-        sign = -1.0 if x[0] >= 0 else 1.0  # of R's diagonal: H x = sign |x| e
+        sign = -1.0 if x[0] >= 0 else 1.0  # the sign of the diagonal of R: H x = sign |x| e
         v = x.copy()
         v[0] -= sign * norm
         if norm == 0:
-            v[0] = 1.0  # any reflector will do: an orthogonal matrix all the same
+            v[0] = 1.0  # any reflector gives an orthogonal matrix
         q[k:, k:] -= np.outer(v, (2 / (v @ v)) * (v @ q[k:, k:]))
         q[:, k] *= sign
     return q
 
 
 def by_qr(gaussians: NDArray[Any]) -> NDArray[np.float64]:
-    """Return a Haar matrix as the Q of the QR of ``gaussians.T`` whose R has a positive diagonal (Mezzadri).
+    """Return a Haar matrix: the Q of the QR of ``gaussians.T`` whose R has a positive diagonal (Mezzadri).
 
     Parameters
     ----------

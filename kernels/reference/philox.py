@@ -1,4 +1,4 @@
-"""Bits: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011), whole blocks at a time."""
+"""Bits: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011), by blocks of four words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _M0, _M1 = np.uint64(PHILOX_M0), np.uint64(PHILOX_M1)
 
 
 def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Return the blocks of some counters.
+    """Return the blocks for an array of counters.
 
     Parameters
     ----------

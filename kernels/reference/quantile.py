@@ -1,6 +1,6 @@
-"""Distribution: the normal quantile, from a tail probability to the distance from the mean in sigmas.
+"""Distribution: the normal quantile, from a tail probability to the distance from the mean in units of sigma.
 
-The formulas stand with their coefficients in `initium.kernels.coefficients`.
+`initium.kernels.coefficients` states the formulas with their coefficients.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def quantile32(x: Real, h: Real) -> Real:
 
 
 def _minus_log64(a: Real) -> Real:
-    """Return -log(a) of a normal number."""
+    """Return -log(a) of a floating-point number that is not subnormal."""
     e, f = _exponent_and_fraction(a)
     n = -e
     g = f / (f + 2.0)
@@ -95,10 +95,10 @@ def _far64(w: Real) -> Real:
 
 
 def quantile64(x: Real, h: Real, ratio: Real, w_reference: Real) -> Real:
-    """Return z for the tail probability h; where h is small, -log(2 h) = w_reference - log(ratio) counts."""
+    """Return z for the tail probability h; for small h, from -log(2 h) = w_reference - log(ratio)."""
     z = _wide64(x, h)
     rare = h < C.NORMAL_WIDE_MIN_H
     w = _minus_log64(ratio[rare]) + w_reference[rare]
-    border = C.NORMAL64_FAR_MIN_W  # each formula sees only what it is made for, and never overflows
+    border = C.NORMAL64_FAR_MIN_W  # each formula gets only arguments of its range, so none overflows
     z[rare] = np.where(w > border, _far64(np.maximum(w, border)), _tail64(np.minimum(w, border)))
     return z

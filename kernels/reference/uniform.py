@@ -1,4 +1,4 @@
-"""Bits to real, and the uniform distribution: signed odd integers, exact in the float type."""
+"""Bits to real, and the uniform distribution, by signed odd integers that are exact in the float type."""
 
 from __future__ import annotations
 
