@@ -1,4 +1,4 @@
-"""Keeps of pytest-benchmark's JSON what the page shows, and nothing of the machine's name."""
+"""Reduces the JSON of pytest-benchmark to the data of the page, without the name of the machine."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import history
 
 
 def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    """Reduce the report to values a second by benchmark."""
+    """Reduce the report to values per second by benchmark."""
     rates = {b["name"]: b["extra_info"]["values_per_second"] for b in output_json["benchmarks"]}
     versions = {key: output_json["machine_info"][key] for key in ("python_version", "machine")}
     output_json.clear()

@@ -1,8 +1,9 @@
-"""Measure the GPU backend beside its peers and the GPU's own write limit; write results/gpu.json.
+"""Measure the GPU backend, other libraries and the write limit of the GPU; write results/gpu.json.
 
-Run by ``ci/gpu`` on a machine with a GPU, CuPy, torch and JAX; peers that are missing are left out and named.
-Rates are bytes written a second by CUDA events, medians of calls that wait for no host; overheads are wall
-time. The file is written anew after each step, so that a run that is cut short leaves what it has measured.
+``ci/gpu`` runs it on a machine with a GPU, CuPy, torch and JAX; missing libraries are skipped and listed.
+Rates are bytes written per second, measured with CUDA events: medians of calls that do not wait for the host.
+Overheads are wall times. The file is written again after each step, so that an interrupted run leaves its
+results.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from initium.memory import cuda
 from initium.models.built_in import built_in
 
 FILE = Path(__file__).with_name("results") / "gpu.json"
-#: Bytes of what is filled: several times the cache, and a millisecond of an H200.
+#: Bytes of the filled memory: several times the size of the cache, and about a millisecond on an H200.
 NBYTES = 4 << 30
 TURNS = 15
 SAMPLERS = {
@@ -40,7 +41,7 @@ SAMPLERS = {
     "normal": ini.Normal(0.0, 0.02),
 }
 DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn")
-#: (sampler, dtype, the least ratio to fill that issue and design ask for, as soon as a GPU has run it).
+#: The least ratio to a fill that the design requires, by sampler and dtype.
 GOALS = {
     ("uniform", "float32"): 0.9,
     ("truncated_normal", "float32"): 0.75,
@@ -48,7 +49,7 @@ GOALS = {
     ("uniform", "bfloat16"): 0.6,
 }
 
-#: Libraries whose versions count, and how the page writes them.
+#: Libraries whose versions are recorded, and their names on the page.
 PACKAGES = ("cupy", "numpy", "torch", "jax", "numba")
 NAMES = {"cupy": "CuPy", "nvrtc": "NVRTC", "torch": "torch", "jax": "JAX"}
 
@@ -61,7 +62,7 @@ Call = Callable[[], object]
 def seconds(cupy: Any, call: Call, turns: int = TURNS) -> float:
     """Return the median time of a call that works on CuPy's current stream, between two events.
 
-    A call before them keeps the GPU busy while the host prepares the one that counts.
+    A call before the first event keeps the GPU busy while the host prepares the measured call.
     """
     call()
     times = []
@@ -157,7 +158,7 @@ def peers_torch(cupy: Any) -> dict[str, float]:
 
 
 def peers_jax(cupy: Any) -> dict[str, float]:
-    """Return GB/s of JAX's samplers; it has streams of its own: wall time of calls that are long enough."""
+    """Return GB/s of JAX's samplers, by wall time of long calls, since JAX has its own streams."""
     import jax
 
     if jax.default_backend() != "gpu":
@@ -176,7 +177,7 @@ def peers_jax(cupy: Any) -> dict[str, float]:
 
 
 def overheads(cupy: Any) -> list[dict[str, float]]:
-    """Return wall times of calls that have many tensors and little to draw."""
+    """Return wall times of calls with many small tensors."""
     found = []
     for count in (1, 300, 10_000):
         memory = cupy.empty((count, 256), np.float32)
@@ -199,7 +200,7 @@ def overheads(cupy: Any) -> list[dict[str, float]]:
 
 
 def model(cupy: Any) -> dict[str, float]:
-    """Return what one call costs that initialises 8 billion parameters in bfloat16."""
+    """Return time and memory of one call that initialises 8 billion parameters in bfloat16."""
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
     specs = {t.name: t for t in built_in("llama-3-8b").with_dtype("bfloat16").tensors}
@@ -213,7 +214,7 @@ def model(cupy: Any) -> dict[str, float]:
 
 
 def first_use(cupy: Any) -> dict[str, float]:
-    """Return how long a kernel's compilation takes, past CuPy's cache on disk."""
+    """Return the time of a kernel's compilation, without CuPy's cache on disk."""
     found = {}
     for kind, output in ((T.UNIFORM, "float32"), (T.NORMAL, "bfloat16")):
         start = time.perf_counter()
@@ -224,7 +225,7 @@ def first_use(cupy: Any) -> dict[str, float]:
 
 
 def spans(cupy: Any) -> dict[str, float]:
-    """Return GB/s by the longest span of tiles that a group takes at once, to choose it by."""
+    """Return GB/s by the largest span of tiles, to choose the span."""
     found, before = {}, backend._SPAN
     out = cupy.empty(NBYTES // 4, np.float32)
     try:
@@ -262,7 +263,7 @@ def _version(package: str) -> str:
 
 
 def main() -> None:
-    """Measure all and write the file; figures that fail are named in it and fail the run."""
+    """Measure all steps and write the file; record a step that fails, and exit with status 1 then."""
     cupy = cuda.cupy()
     output = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
     found: dict[str, Any] = {"machine": machine(cupy), "missing": {}, "failed": {}}
@@ -272,7 +273,7 @@ def main() -> None:
             said = found[name] = step(cupy)
         except ImportError as error:
             said = found["missing"][name] = str(error)
-        except Exception as error:  # the other figures are worth having
+        except Exception as error:  # the other steps still run
             said = found["failed"][name] = f"{type(error).__name__}: {error}"
         cupy.get_default_memory_pool().free_all_blocks()
         output.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
@@ -297,7 +298,7 @@ STEPS: dict[str, Callable[[Any], Any]] = {
 
 
 def render(data: dict[str, Any]) -> str:
-    """Return the section of README.md; `benchmarks/render.py` puts it there."""
+    """Return the section of README.md that `benchmarks/render.py` inserts."""
     about = data["machine"]
     versions = ", ".join(f"{name} {about[package]}" for package, name in NAMES.items())
     fill = max(data.get("fill_gb_per_s", {}).values(), default=None)
@@ -316,14 +317,14 @@ def render(data: dict[str, Any]) -> str:
     for step in STEPS:
         peers |= data.get(step, {}) if step.startswith("peers") else {}
     if peers:
-        lines += ["", "| peer | GB/s | ours is |", "| --- | --- | --- |"]
+        lines += ["", "| peer | GB/s | ours / peer |", "| --- | --- | --- |"]
     for name, rate in peers.items():
         mine = ours.get(_counterpart(name))
         lines.append(f"| {name} | {rate:.0f} | {f'{mine / rate:.1f} x' if mine else ''} |")
     if "overheads_s" in data:
         lines += [
             "",
-            "| tensors of 256 values | init_model returns | and is done | planned before |",
+            "| tensors of 256 values | init_model returns | init_model is done | run_plan is done |",
             "| --- | --- | --- | --- |",
         ]
     for row in data.get("overheads_s", []):
@@ -341,7 +342,7 @@ def render(data: dict[str, Any]) -> str:
 
 
 def _counterpart(peer: str) -> str:
-    """Return the name of our sampler of the same distribution and dtype; "" for a fill."""
+    """Return the name of initium's sampler with the same distribution and dtype; "" for a fill."""
     if "fill" in peer:
         return ""
     kind = "truncated_normal" if "trunc" in peer else "normal" if "normal" in peer else "uniform"
@@ -349,9 +350,9 @@ def _counterpart(peer: str) -> str:
 
 
 def render_instructions(data: dict[str, Any]) -> str:
-    """Return the table of instructions a value."""
+    """Return the table of instructions per value."""
     lines = [
-        f"By NVRTC {data['nvrtc']}, loop, addresses and stores included; with the expected share of tails.",
+        f"NVRTC {data['nvrtc']}; counts include the loop, addresses, stores and the expected share of tails.",
         "",
         "| kernel | instructions | integers | float arithmetic | conversion, clamping | seeds | rest |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -1,4 +1,4 @@
-"""Write results/instructions.json: what the main loop of each CUDA kernel takes, by NVRTC's machine code.
+"""Write results/instructions.json: the instructions of the main loop of each CUDA kernel, compiled by NVRTC.
 
 Run ``python benchmarks/instructions.py``; it needs the wheels nvidia-cuda-nvrtc, nvidia-cuda-nvdisasm and
 cuda-bindings, and no GPU. tests/test_cuda_compile.py compares the file with the source.

@@ -1,4 +1,4 @@
-"""The claims about orthogonal matrices, each measured in turns in one run; medians of ratios.
+"""The claims about orthogonal matrices: medians of ratios, with both sides measured alternately in one run.
 
 Run ``python benchmarks/orthogonal.py``; it takes about a minute. With ``--write`` the table goes to
 ``benchmarks/results/orthogonal.json`` in the form of `ratios.py`.
@@ -21,13 +21,13 @@ LARGE = [(1024, 1024, ">= 3"), (2048, 2048, ">= 3"), (4096, 4096, ">= 2"), (8192
 
 
 def drawer(shape: tuple[int, ...], **options: Any) -> Run:
-    """Return what fills the same memory each time."""
+    """Return a function that fills the same memory at each call."""
     out = ini.orthogonal(shape, seed=1, name="w", **options)
     return lambda: ini.orthogonal(shape, seed=1, name="w", out=out, **options)
 
 
 def torch_loop(count: int, n: int) -> Run:
-    """Return torch's way with many matrices: one after another."""
+    """Return a function that draws many matrices with torch, one after the other."""
     tensors = [torch.empty(n, n) for _ in range(count)]
     return lambda: [torch.nn.init.orthogonal_(tensor) for tensor in tensors]
 
@@ -44,7 +44,7 @@ def large(rounds: int) -> list[Row]:
 
 
 def product(rounds: int) -> list[Row]:
-    """Compare with one product of float32 matrices by NumPy's BLAS, which has all threads."""
+    """Compare with one product of float32 matrices by NumPy's BLAS on all threads."""
     n = 4096
     a, out = ini.normal((n, n), seed=1), np.empty((n, n), np.float32)
     peer = partial(np.matmul, a, a, out=out)
@@ -52,7 +52,7 @@ def product(rounds: int) -> list[Row]:
 
 
 def slices(rounds: int) -> list[Row]:
-    """Compare quarters of a matrix with the whole: the dearest columns, and rows."""
+    """Compare quarters of a matrix with the whole: the most expensive columns, and rows."""
     n = 4096
     quarters = {"last columns": np.s_[:, 3 * n // 4 :], "rows": np.s_[n // 4 : n // 2]}
     return [

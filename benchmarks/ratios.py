@@ -1,4 +1,4 @@
-"""The speed claims, each measured in turns (ours, peer, ours, peer, ...) in one run; medians of ratios.
+"""The speed claims: medians of ratios, measured alternately (ours, peer, ours, peer, ...) in one run.
 
 Run ``python benchmarks/ratios.py``; it takes about two minutes, prints the table and writes it as JSON
 under ``benchmarks/results/``, from which ``benchmarks/render.py`` makes ``benchmarks/README.md``.
@@ -39,9 +39,9 @@ Row = dict[str, Any]
 
 
 def seconds(run: Run) -> float:
-    """Time one run, right after one that is not timed.
+    """Time one run, directly after a run that is not timed.
 
-    Warm memory means just that: systems that reclaim idle pages take a buffer back while a slow peer runs.
+    So the memory is warm, also on systems that reclaim idle pages while a slow peer runs.
     """
     run()
     start = time.perf_counter()
@@ -57,7 +57,7 @@ def in_turns(ours: Run, peer: Run, rounds: int) -> tuple[float, float, float]:
 
 
 def compare(claim: str, goal: str, ours: Run, peer: Run, values: int, peer_values: int, rounds: int) -> Row:
-    """Measure one claim as a ratio of values a second."""
+    """Measure one claim as a ratio of values per second."""
     mine, theirs, ratio = in_turns(ours, peer, rounds)
     return {
         "claim": claim,
@@ -250,7 +250,7 @@ def cores() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Describe where this ran."""
+    """Describe the machine."""
     return {
         "cpu": cpuinfo.get_cpu_info().get("brand_raw", platform.processor()),
         "llvm_cpu": llvmlite.binding.get_host_cpu_name(),
@@ -275,7 +275,7 @@ def show(rows: list[Row]) -> None:
 
 
 def save(rows: list[Row], name: str) -> None:
-    """Write the rows, and where they were measured, to a file among the results and to their history."""
+    """Write the rows and the description of the machine to a file of results, and append them to the history."""
     RESULTS.mkdir(exist_ok=True)
     data = {"machine": machine(), "rows": rows}
     (RESULTS / name).write_text(json.dumps(data, indent=1) + "\n")

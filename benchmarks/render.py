@@ -56,7 +56,7 @@ RENDERERS = {
 
 
 def main() -> None:
-    """Replace what stands between the markers of each result that exists."""
+    """Replace the text between the markers of each result that exists."""
     page = HERE / "README.md"
     text = page.read_text()
     for name, render in RENDERERS.items():

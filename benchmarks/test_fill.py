@@ -1,7 +1,7 @@
-"""Op x dtype x size, warm and fresh memory apart, this library beside its peers and a plain fill.
+"""Op x dtype x size, with warm and with fresh memory, for this library, other libraries and a plain fill.
 
-Run ``python -m pytest benchmarks/test_fill.py --benchmark-json=out.json``; the claims that compare two of
-these are measured in turns by ``benchmarks/ratios.py`` instead.
+Run ``python -m pytest benchmarks/test_fill.py --benchmark-json=out.json``. ``benchmarks/ratios.py`` measures
+the claims that compare two of these.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an initialisation does to training: the classical comparison, on scikit-learn's digits.
+"""The effect of the initialisation on training: the classical comparison, on scikit-learn's digits.
 
 Trains the same network from each of eight initialisations, several times, and writes under
 ``benchmarks/results``: ``training_effects.json`` (every loss and accuracy), ``training_effects.png`` (one
@@ -49,20 +49,21 @@ STARTS: dict[str, Any] = {
     "He normal": ini.he_normal(truncated=False),
     "LSUV": None,
 }
-#: What the run that is kept shows; to be held against the table when the set-up changes.
+#: Remarks on the results that are kept; check them against the table if the set-up changes.
 REMARKS = """\
 What it shows:
 
-- Equal weights teach nothing. Zeros pass no gradient on: the bias of the output alone learns, how frequent
-  each digit is. From ones all units of a layer stay equal and their sums explode: under ReLU the loss is soon
-  not finite, tanh saturates. Uniform on [0, 1] breaks the symmetry, but its mean of 1/2 explodes as well.
-- Uniform on ±1/√n has a third of the variance that holds a signal: through eight layers of ReLU nothing is
-  left to learn from; tanh recovers after twenty epochs and more.
-- Normal 1/√n and Glorot (the same variance where layers are equally wide), and He learn, the sooner the
-  closer the variance fits the nonlinearity: under ReLU that is He's 2/n, in half the epochs; under tanh they
-  hardly differ.
-- LSUV measures the variance rather than assuming it, and is as fast as the best of them under both.
-- Weights that learn hardly leave their first distribution: what training finds lies close to where it starts.
+- Networks with equal weights do not learn. With zeros there is no gradient: only the bias of the output
+  learns how frequent each digit is. With ones, all units of a layer stay equal and their sums explode: with
+  ReLU the loss is soon not finite, and tanh saturates. Uniform on [0, 1] breaks the symmetry, but its mean of
+  1/2 also makes the sums explode.
+- Uniform on ±1/√n has a third of the variance that preserves a signal. After eight layers of ReLU, the signal
+  is too small to learn from. With tanh, the network recovers after more than twenty epochs.
+- Normal 1/√n, Glorot (the same variance for layers of equal width) and He learn. The closer the variance fits
+  the nonlinearity, the faster they learn. With ReLU, He's 2/n needs half the epochs; with tanh they hardly
+  differ.
+- LSUV measures the variance instead of assuming it. It is as fast as the best of the others with both.
+- During learning, the distribution of the weights hardly changes: training finds a solution near its start.
 """
 COLOURS = ("#999999", "#000000", "#CC79A7", "#56B4E9", "#0072B2", "#009E73", "#D55E00", "#E69F00")
 
@@ -79,7 +80,7 @@ def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def network(activation: str) -> nn.Sequential:
-    """Return a network of DEPTH hidden layers, as yet with torch's weights."""
+    """Return a network of DEPTH hidden layers with torch's default weights."""
     sizes = [64, *[WIDTH] * DEPTH]
     hidden = [
         layer
@@ -90,17 +91,17 @@ def network(activation: str) -> nn.Sequential:
 
 
 def start(model: nn.Module, name: str, images: torch.Tensor, seed: int) -> None:
-    """Give a network its first weights."""
+    """Initialise the weights of a network."""
     if STARTS[name] is not None:
         ini.init_model(model, [("*.bias", ini.zeros()), ("*.weight", STARTS[name])], seed=seed)
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("error", LSUVWarning)  # a start that is not LSUV shall not pass for it
+        warnings.simplefilter("error", LSUVWarning)  # LSUV must converge
         lsuv(model, images[:256], seed=seed)
 
 
 def train(name: str, activation: str, epochs: int, seed: int) -> dict[str, Any]:
-    """Train once; return loss and accuracy after each epoch, the first one before training."""
+    """Train once; return loss and accuracy before training and after each epoch."""
     x_train, x_test, y_train, y_test = digits()
     model = network(activation)
     start(model, name, x_train, seed)
@@ -144,7 +145,7 @@ def run(epochs: int, seeds: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return found
 
 
-# --- what is written ----------------------------------------------------------------------------------------
+# --- output -------------------------------------------------------------------------------------------------
 
 
 def chart(found: dict[str, dict[str, list[dict[str, Any]]]], epochs: int) -> Figure:
@@ -154,7 +155,7 @@ def chart(found: dict[str, dict[str, list[dict[str, Any]]]], epochs: int) -> Fig
     panels = upper.subplots(2, 2, sharex=True)
     for (axis_loss, axis_accuracy), (activation, starts) in zip(panels, found.items(), strict=True):
         for index, (name, runs) in enumerate(starts.items()):
-            # Curves on top of each other: the later, the thinner.
+            # Later curves are thinner, so that equal curves stay visible.
             style = {"color": COLOURS[index], "linewidth": 4.2 - 0.4 * index}
             loss = np.median([run["loss"] for run in runs], axis=0)
             axis_loss.plot(np.where(np.isfinite(loss), loss, np.nan), label=name, **style)
@@ -230,14 +231,14 @@ def row(runs: list[dict[str, Any]]) -> list[str]:
 def report(found: dict[str, dict[str, list[dict[str, Any]]]], epochs: int, seeds: int) -> str:
     """Return the page: set-up, table, chart."""
     return f"""\
-# What an initialisation does to training
+# The effect of the initialisation on training
 
 Written by `python benchmarks/training_effects.py --epochs {epochs} --seeds {seeds}`.
 
-scikit-learn's digits (1,797 images of 8 x 8; a quarter of them for the test), {DEPTH} hidden layers of
-{WIDTH} units, biases 0, SGD with rate {RATE}, momentum {MOMENTUM} and batches of {BATCH}, {epochs} epochs.
-Medians over {seeds} seeds; for the accuracy the range, too. Loss: cross-entropy over the training images, in
-nats (guessing has ln 10 = 2.30).
+Data: scikit-learn's digits, 1,797 images of 8 x 8; a quarter of them is the test set. Network: {DEPTH} hidden
+layers of {WIDTH} units, biases 0. Training: SGD with rate {RATE}, momentum {MOMENTUM} and batches of {BATCH},
+{epochs} epochs. The table has medians over {seeds} seeds, and the range of the accuracy. The loss is the
+cross-entropy over the training images, in nats (ln 10 = 2.30 for guessing).
 
 {table(found)}
 
@@ -277,7 +278,7 @@ def main() -> None:
 
 
 def rounded(values: list[float]) -> list[float | None]:
-    """Return values of six digits; what is not finite is null in JSON."""
+    """Return values with six digits; values that are not finite become null in JSON."""
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
 
 
