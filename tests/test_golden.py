@@ -62,3 +62,9 @@ def test_entries_differ_from_each_other():
     assert len(digests) > 200
     # Narrow dtypes have few values within the narrow intervals, but thousands of them in a row differ.
     assert len(set(digests)) == len(digests)
+
+
+def test_only_additions_are_written():
+    held = GOLDEN["values"]
+    assert write.changed(held, {**held, "new": held["normal"]}) == []
+    assert len(write.changed(held, {**held, "normal": held["uniform"]})) == len(DTYPES)

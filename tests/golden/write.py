@@ -1,8 +1,8 @@
-"""Write stream_v1.json, the values that stream version 1 stands for.
+"""Write stream_v1.json, the values that define stream version 1.
 
-Run ``python tests/golden/write.py`` from the repository's root, once per stream version: a difference from
-the file that is there means that values changed, which only a new stream version may do. So the script
-refuses to overwrite it; a new version gets a new file.
+Run ``python tests/golden/write.py`` from the repository's root for a new stream version, which gets a new
+file, or for a new distribution or dtype, whose values are added. A value in the file may only change with the
+stream version, so the script raises if one did.
 
 The reference backend draws the values. For each distribution and dtype the file holds the bytes of the
 first eight values in hexadecimal, and BLAKE2b digests of little-endian bytes over a start, over indices
@@ -65,7 +65,16 @@ def entry(name, dtype, backend=None):
     return {"first": first, **{part: summary(values) for part, values in parts.items()}}
 
 
+def changed(held, made):
+    """Return the (distribution, dtype) whose values differ from those in the file, or are missing."""
+    pairs = [(name, dtype) for name, entries in held.items() for dtype in entries]
+    return [(name, dtype) for name, dtype in pairs if made.get(name, {}).get(dtype) != held[name][dtype]]
+
+
 if __name__ == "__main__":
-    with FILE.open("x") as file:
-        json.dump(golden("numpy"), file, indent=1)
-        file.write("\n")
+    content = golden("numpy")
+    if FILE.exists():
+        held = json.loads(FILE.read_text())
+        if wrong := changed(held["values"], content["values"]):
+            raise ValueError(f"values of {wrong} changed; expected a new stream version")
+    FILE.write_text(json.dumps(content, indent=1) + "\n")
