@@ -12,8 +12,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS, SUFFIXES = ("src", "kernels"), {".py", ".cu", ".cuh", ".toml"}
 SOURCES = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
 TEXTS = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md", *sorted(SOURCES)]
-#: Files whose words have not been revised yet.
-EXCEPTIONS = {"normal_tails.py", "elementwise.py"}
 
 #: An idiom, as a regular expression, with an example that it must find.
 IDIOMS = {
@@ -79,8 +77,7 @@ def test_sentences_are_short(page):
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_idiom(path):
-    if path.name not in EXCEPTIONS:
-        assert found(path.read_text(encoding="utf-8")) == []
+    assert found(path.read_text(encoding="utf-8")) == []
 
 
 def test_long_sentences_are_noticed():

@@ -72,15 +72,15 @@ def _arithmetic(dtype: DType) -> DType:
 
 
 def _next(value: float, real: DType) -> Fraction:
-    """Return the number above `value`, a `real`; above the largest, the one that rounding thinks of."""
+    """Return the `real` number above `value`; above the largest, the number that rounding assumes there."""
     above = real.above(value)
     return Fraction(above) if above < math.inf else 2 * Fraction(value) - Fraction(real.below(value))
 
 
 def _rounds_inside(exact: Fraction, low: float, high: float, real: DType) -> bool:
-    """Tell whether the nearest `real` value to `exact` lies in [low, high], both of that dtype."""
+    """Return whether the `real` value nearest to `exact` is in [low, high]; both are `real` values."""
     above, below = _next(high, real), -_next(-low, real)
-    # On a tie the even neighbour wins, which may be outside: count it as outside.
+    # A tie rounds to the even neighbour, which may be outside, so it counts as outside.
     return below + Fraction(low) < 2 * exact < above + Fraction(high)
 
 
@@ -89,8 +89,8 @@ def _affine(
 ) -> tuple[float, float]:
     """Return `real` (scale, offset) such that ``fma(+-reach, scale, offset)`` rounds into [low, high].
 
-    The nearest ones as a rule; where an extreme rounds out of the interval (as for [0, 1)), the offset
-    moves down by one unit in the last place or, if that is no cure, the scale shrinks by as much.
+    Usually these are the nearest values of scale and offset. If an extreme rounds out of the interval (as for
+    [0, 1)), the offset decreases by one unit in the last place. If this does not help, the scale decreases.
     """
 
     def fits(scale: float, offset: float) -> bool:
@@ -117,7 +117,7 @@ def _row(values: dict[int, float]) -> tuple[float, ...]:
 
 def _inside(fill: ElementwiseFill, low: Real, high: Real, dtype: DType) -> tuple[float, float]:
     """Return the smallest and largest value of `dtype` in [low, high]; raise if there is none."""
-    # A zero bound carries its side's sign: then compare-and-select and min/max instructions agree.
+    # A bound of zero has the sign of its side, so that selections and min/max instructions agree.
     least, most = dtype.at_least(low) or -0.0, dtype.at_most(high) or 0.0
     if least > most:
         raise ValueError(
@@ -257,30 +257,30 @@ def _encode_uniform(fill: UniformFill, dtype: DType) -> Encoding:
 
 # --- normal -----------------------------------------------------------------------------------------------
 
-# No draw of both tails is further out: its tail probability is at least 2**-33 (32-bit words) or 2**-65.
+# The largest draw with two tails: its tail probability is at least 2**-33 (32-bit words) or 2**-65.
 _FARTHEST = {32: 6.35, 64: 9.27}
-# One tail, from `near` on, reaches z with a probability of at most exp((near**2 - z**2) / 2) of its own.
+# For one tail from `near` on: a draw exceeds z with a probability of at most exp((near**2 - z**2) / 2).
 _FARTHEST_OF_ONE = {32: 6.77, 64: 9.5}
-# The quantile is off by up to 4 ulp; a support drawn in by more than that never leaves its bounds.
+# The quantile has an error of up to 4 ulp. A support that is smaller by more than this stays in its bounds.
 _INSET = 1 - 2.0**-21
-# Symmetric bounds below it have steps in float32 so far into the subnormals that values are off by 5 ulp.
+# With smaller symmetric bounds, the float32 steps are subnormal, and values have errors of 5 ulp.
 _LEAST_FLOAT32_BOUND = 2.0**-96
-# Below it, a word's step may be subnormal in float64.
+# With smaller bounds, the step of a word may be subnormal in float64.
 _LEAST_BOUND = 2.0**-900
-# Above it, the square of a bound overflows.
+# The square of a larger bound overflows.
 _GREATEST_BOUND = 2.0**512 * (1 - 2.0**-20)
 
 
 @dataclass(frozen=True)
 class TruncatedNormalFill(ElementwiseFill):
-    """Normal of parameters `mean` and `std`, conditioned on [mean + lower std, mean + upper std].
+    """Normal with `location` and `scale`, truncated to [location + lower scale, location + upper scale].
 
     Parameters
     ----------
     location, scale
-        Mean and standard deviation of the normal before truncation.
+        Mean and standard deviation of the normal distribution before truncation.
     lower, upper
-        Bounds in units of `scale`; infinite ones leave that side open.
+        Bounds in units of `scale`; an infinite bound leaves its side open.
     """
 
     location: float = 0.0
@@ -351,7 +351,7 @@ def _encode_normal(fill: TruncatedNormalFill, dtype: DType) -> Encoding:
 
 
 def _reach(fill: TruncatedNormalFill, word_bits: int) -> tuple[float, float]:
-    """Return the interval that no draw leaves, in sigmas."""
+    """Return an interval that contains all draws, in units of sigma."""
     farthest = _FARTHEST[word_bits]
     if fill.lower > -farthest / 2 or fill.upper < farthest / 2:
         farthest = math.hypot(max(fill.lower, -fill.upper, 0.0), _FARTHEST_OF_ONE[word_bits])
@@ -359,7 +359,7 @@ def _reach(fill: TruncatedNormalFill, word_bits: int) -> tuple[float, float]:
 
 
 def _inner_bound(fill: TruncatedNormalFill, low: float, high: float) -> float:
-    """Return the bound next to the mean, in [low, high]: beyond 1e8 sigmas no float tells others from it."""
+    """Return the bound next to the mean, in [low, high]; beyond 1e8 sigma all draws round to it."""
     bound = fill.bounds[0 if fill.lower > 0 else 1]
     return min(max(float(bound), low), high)
 
@@ -376,7 +376,7 @@ def _encode_symmetric(fill: TruncatedNormalFill, low: float, high: float) -> Enc
     inset = fill.upper * _INSET
     outside, kept = 2 * normal_tails.tail(inset), normal_tails.mass(-inset, inset)
     lower, upper = fill.bounds
-    if lower < -_F32.max or upper > _F32.max:  # no draw gets there, see `check_reach`
+    if lower < -_F32.max or upper > _F32.max:  # no draw is so large, see `check_reach`
         scale, offset = _F32.round_to_nearest(fill.scale), _F32.round_to_nearest(fill.location)
     else:
         low32, high32 = (_F32.at_least(lower), _F32.at_most(upper))
@@ -407,9 +407,9 @@ def _encode_symmetric(fill: TruncatedNormalFill, low: float, high: float) -> Enc
 def _encode_bounded(fill: TruncatedNormalFill, low: float, high: float, word_bits: int) -> Encoding:
     words = 1 << word_bits
     scale, lower, upper = fill.scale, fill.lower, fill.upper
-    if upper <= 0:  # the mirror image lies on the positive side
+    if upper <= 0:  # use the mirror image on the positive side
         scale, lower, upper = -scale, -upper, -lower
-    if max(-lower, upper) < _LEAST_BOUND:  # a flat density: the same law in units of less
+    if max(-lower, upper) < _LEAST_BOUND:  # the density is constant: the same distribution in smaller units
         scale, lower, upper = scale * 2.0**-500, lower * 2.0**500, upper * 2.0**500
     if lower >= 0:
         positive, sides = words, {T.POSITIVE: _side(lower, upper, words)}
@@ -427,7 +427,7 @@ def _encode_bounded(fill: TruncatedNormalFill, low: float, high: float, word_bit
 
 
 def _side(near: float, far: float, words: int) -> dict[int, float]:
-    """Return the parameters of `words` words spread over [near, far] sigmas on the positive side."""
+    """Return the parameters of `words` words over [near, far], in sigma, on the positive side."""
     ratio_start = normal_tails.beyond(near, far)
     ratio_step = normal_tails.within(near, far) / words
     x_scale = 2 * Decimal(coefficients.NORMAL64_WIDE_X_SCALE)

@@ -1,12 +1,12 @@
 """The normal distribution on the host, in decimal arithmetic: tails, masses of intervals, moments.
 
-Bounds of truncation enter the values that kernels draw, so every platform must compute the same bits:
-`math.erfc` and `math.log` differ between C libraries in the last place, `decimal` does not.
+The values that kernels draw depend on the bounds of truncation, so every platform must compute the same bits.
+`math.erfc` and `math.log` differ between C libraries in the last place; `decimal` does not.
 
-Bounds are floats, so two of them differ by 2**-53 of the larger one at least. `_centre` near the mean,
-`tail` away from it and `depth` are relatively precise to 60 digits, so a difference of two of their values
-loses 17 digits and keeps 40. Whoever needs a difference of tails asks for `mass`, `within` or `moments`
-and never subtracts tails, of which close to the mean nothing is left.
+Bounds are floats, so two bounds differ by at least 2**-53 of the larger one. `_centre` near the mean, `tail`
+away from the mean, and `depth` have a relative accuracy of 60 digits. So a difference of two of their values
+loses 17 digits and keeps 40. For differences of tails, use `mass`, `within` or `moments`. Do not subtract
+tails: near the mean the difference has no correct digit.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 _CONTEXT = Context(prec=80, Emin=-(10**17), Emax=10**17)
 _GUARD = Decimal(10) ** -77
 _HALF = Decimal("0.5")
-# Beyond this distance the continued fraction needs no more terms than the series is worth.
+# From this distance on, the continued fraction costs less than the series.
 _SERIES_LIMIT = 5.0
-# Up to here the fourth order in y is below the last digit of 1 - y.
+# Up to this y, the terms of fourth order are below the last digit of 1 - y.
 _SMALL = Decimal(10) ** -20
-# From here on floats are 2**-23 apart and the density falls by e**-64 from one to the next: an exponential
-# law, whose moments neither the far bound nor the curvature, a part in 2**58, changes.
+# From here on, floats have a distance of 2**-23, and the density decreases by e**-64 from one to the next.
+# The distribution is exponential: the far bound and the curvature (1 in 2**58) do not change its moments.
 _EXPONENTIAL = 2.0**29
 # exp(-z**2 / 2) is zero in _CONTEXT.
 _NO_DENSITY = 1e9
-# (1/2)**n / n!, the slowest that the terms of `_narrow_moments` fall by twos, is below 1e-80 from here on.
+# Terms in `_narrow_moments`. Their bound (1/2)**n / n!, for pairs of terms, is below 1e-80 from here on.
 _NARROW_TERMS = 108
 
 
 def exact() -> AbstractContextManager[Context]:
-    """Return the context in which all arithmetic on tails is done, whatever context the caller set."""
+    """Return the decimal context for all arithmetic on tails, independent of the caller's context."""
     return localcontext(_CONTEXT)
 
 
 def _pi() -> Decimal:
-    """Return pi by Gauss and Legendre's iteration in the current context."""
+    """Return pi by the iteration of Gauss and Legendre, in the current context."""
     a, b, t, p = Decimal(1), 1 / Decimal(2).sqrt(), Decimal("0.25"), Decimal(1)
     for _ in range(6):  # the digits double: 6 rounds give over 160
         a, b, t, p = (a + b) / 2, (a * b).sqrt(), t - p * ((a - b) / 2) ** 2, 2 * p
@@ -52,7 +52,7 @@ def _pi() -> Decimal:
 
 
 def _decimal(function: _Function) -> _Function:
-    """Return the function as computed in `exact()`, and remembered."""
+    """Return the function with the context `exact()` and a cache."""
 
     @lru_cache(maxsize=4096)
     @wraps(function)
@@ -87,7 +87,7 @@ def _mills(z: float) -> Decimal:
 
 @_decimal
 def _centre(z: float) -> Decimal:
-    """Return P(0 < Z < z), z >= 0, by the series z phi(z) (1 + z^2/3 + z^4/(3 5) + ...), all positive."""
+    """Return P(0 < Z < z), z >= 0, by the series z phi(z) (1 + z^2/3 + z^4/(3 5) + ...)."""
     if z >= _SERIES_LIMIT:
         return _HALF - tail(z)
     term = total = point = +Decimal(z)
@@ -103,7 +103,7 @@ def _centre(z: float) -> Decimal:
 def tail(z: float) -> Decimal:
     """Return P(Z > z) of a standard normal Z, for any finite or infinite z.
 
-    To 60 digits relative; zero from 6e8 on, where it has 10**17 zeros behind the point.
+    The relative accuracy is 60 digits. From 6e8 on, the result is zero: its exponent is below -(10**17).
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def tail(z: float) -> Decimal:
 
 @_decimal
 def depth(z: float) -> Decimal:
-    """Return -log(2 P(Z > z)), z >= 0, which is zero at the mean and finite where `tail` is zero."""
+    """Return -log(2 P(Z > z)), z >= 0; it is zero at the mean, and finite where `tail` is zero."""
     if z >= _SERIES_LIMIT:
         return -_density_log(z) - (2 * _mills(z)).ln() if z < math.inf else Decimal(math.inf)
     y = 2 * _centre(z)
@@ -131,7 +131,7 @@ def depth(z: float) -> Decimal:
 
 @_decimal
 def mass(lower: float, upper: float) -> Decimal:
-    """Return P(lower < Z < upper), lower <= upper, to 40 digits relative (see `tail` for its zeros)."""
+    """Return P(lower < Z < upper), lower <= upper, with 40 digits (zero where both tails are zero)."""
     if lower < 0 and upper <= 0:
         return mass(-upper, -lower)
     if lower < 0:
@@ -143,13 +143,13 @@ def mass(lower: float, upper: float) -> Decimal:
 
 @_decimal
 def beyond(near: float, far: float) -> Decimal:
-    """Return P(Z > far) / P(Z > near), 0 <= near < far, however far out both are."""
+    """Return P(Z > far) / P(Z > near), 0 <= near < far, also where both tails are zero in `tail`."""
     return (depth(near) - depth(far)).exp()
 
 
 @_decimal
 def within(near: float, far: float) -> Decimal:
-    """Return P(near < Z < far) / P(Z > near), 0 <= near < far, which is 1 - beyond(near, far)."""
+    """Return P(near < Z < far) / P(Z > near) = 1 - beyond(near, far), 0 <= near < far."""
     drop = depth(far) - depth(near)
     return drop - drop * drop / 2 + drop * drop * drop / 6 if drop < _SMALL else 1 - (-drop).exp()
 
@@ -159,7 +159,7 @@ def within(near: float, far: float) -> Decimal:
 
 @_decimal
 def moments(lower: float, upper: float) -> tuple[Decimal, Decimal]:
-    """Return mean and standard deviation of a standard normal on [lower, upper], to 17 digits relative."""
+    """Return mean and standard deviation of a standard normal on [lower, upper], with 17 digits."""
     if upper <= 0:
         mean, std = moments(-upper, -lower)
         return -mean, std
@@ -174,10 +174,10 @@ def moments(lower: float, upper: float) -> tuple[Decimal, Decimal]:
 
 
 def _narrow_moments(middle: Decimal, half: Decimal) -> tuple[Decimal, Decimal]:
-    """Return mean and standard deviation by the density's series in t about the middle.
+    """Return mean and standard deviation by the series of the density in t around the middle.
 
     ``exp(-middle t - t**2 / 2) = sum q[n] (t / half)**n`` with ``(n+1) q[n+1] = -middle half q[n] - half**2
-    q[n-1]``, integrated term by term: nothing cancels, however narrow the interval.
+    q[n-1]``, integrated term by term. There is no cancellation, also for narrow intervals.
     """
     zeroth = first = second = before = Decimal(0)
     q = Decimal(1)
@@ -193,9 +193,9 @@ def _narrow_moments(middle: Decimal, half: Decimal) -> tuple[Decimal, Decimal]:
 
 
 def _wide_moments(lower: float, upper: float) -> tuple[Decimal, Decimal]:
-    """Return mean and standard deviation by the densities at the ends (Johnson, Kotz, Balakrishnan 1994).
+    """Return mean and standard deviation from the densities at the ends (Johnson, Kotz, Balakrishnan 1994).
 
-    The variance is the rest of terms that are up to ``_EXPONENTIAL**4``, 35 digits, larger.
+    The terms of the variance are larger than the variance by up to ``_EXPONENTIAL**4``, 35 digits.
     """
     whole = mass(lower, upper)
     a, b = (min(max(z, -_NO_DENSITY), _NO_DENSITY) for z in (lower, upper))
