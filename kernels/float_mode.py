@@ -1,8 +1,8 @@
 """The floating-point mode of a thread: rounding, subnormal numbers, traps.
 
 A caller may have changed it (``torch.set_flush_denormal``, ``fesetround``, a library built with
-``-ffast-math``), and threads inherit it. Values must not depend on it: all that makes them runs in the
-default mode of C, which rounds to nearest even, keeps subnormal numbers and has no traps.
+``-ffast-math``), and threads inherit it. Values must not depend on it. So all code that computes values runs
+in the default mode of C, which rounds to nearest even, keeps subnormal numbers and has no traps.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _Result = TypeVar("_Result")
 
 
 class _Switch(NamedTuple):
-    """How a platform changes the mode of the calling thread.
+    """The functions of a platform that change the mode of the calling thread.
 
     Attributes
     ----------
     enter
-        Sets the default mode and returns what was set before.
+        Sets the default mode and returns the old mode.
     leave
-        Sets what `enter` returned.
+        Sets the mode that `enter` returned.
     """
 
     enter: Callable[[], Any]
@@ -35,8 +35,8 @@ class _Switch(NamedTuple):
 
 
 def _of_c99() -> _Switch:
-    """Use fenv.h: the whole environment, as glibc, musl and macOS keep it."""
-    # Not `CDLL`, which would let other threads run at each call.
+    """Use fenv.h of glibc, musl or macOS, with the whole environment."""
+    # Not `CDLL`, which releases the GIL at each call.
     library = ctypes.PyDLL(None)
     save, restore = library.fegetenv, library.fesetenv
     environment = ctypes.c_char * 64  # no platform needs more than 32 bytes
@@ -56,7 +56,7 @@ def _of_c99() -> _Switch:
 
 
 def _of_windows() -> _Switch:
-    """Use the control word of the C runtime, which covers what fenv.h there leaves out: subnormal numbers."""
+    """Use the control word of the C runtime, which includes subnormal numbers, unlike fenv.h on Windows."""
     control = ctypes.PyDLL("ucrtbase")._controlfp
     control.argtypes, control.restype = (ctypes.c_uint, ctypes.c_uint), ctypes.c_uint
     masked_traps = 0x0008001F
@@ -73,7 +73,7 @@ def _of_windows() -> _Switch:
 def _switch() -> _Switch:
     try:
         return _of_windows() if sys.platform == "win32" else _of_c99()
-    except (AttributeError, OSError, ValueError):  # no such functions: the mode stays as it is
+    except (AttributeError, OSError, ValueError):  # without these functions the mode is unchanged
         return _Switch(lambda: None, lambda before: None)
 
 
@@ -81,7 +81,7 @@ _enter, _leave = _switch()
 
 
 def in_default_mode(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Let a function run in the default mode, and give its caller's mode back afterwards."""
+    """Return a function that runs in the default mode and then restores the mode of its caller."""
 
     @wraps(function)
     def inner(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:

@@ -1,6 +1,6 @@
-"""Locks that a fork waits for, so that no child inherits one which a thread of its parent holds.
+"""Locks that a fork waits for, so that a child process inherits no lock that a thread of its parent holds.
 
-Such a lock stays locked for ever: the thread that would release it is not there in the child.
+Such a lock would stay locked for ever, since the thread that holds it does not exist in the child.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Any
 
 __all__ = ["hold_over_forks", "importing"]
 
-# A fork waits no longer than that for each: its child may hang then, but the parent must not.
+# Longest time that a fork waits for each lock. After it the child may hang, but the parent must not.
 _PATIENCE_SECONDS = 60.0
-# In the order in which threads take them: imports come first, then what is imported.
+# The locks in the order in which threads take them: first the lock of imports, then those of imported
+# modules.
 _locks: list[Any] = []
 
 
 class _Held(threading.local):
-    """What the thread that is forking holds."""
+    """The locks that the forking thread holds."""
 
     def __init__(self) -> None:
         self.locks: list[Any] = []
@@ -30,7 +31,7 @@ _held = _Held()
 
 
 def hold_over_forks(*locks: Any) -> None:
-    """Let forks wait for these locks too, which threads take after those that were named before."""
+    """Let forks wait for these locks too; threads take them after the locks that were added before."""
     _locks.extend(locks)
 
 
@@ -46,11 +47,11 @@ def _release() -> None:
             _held.locks.pop().release()
 
 
-# The last hook is called first. A thread that imports or compiles may want the lock of `logging`: a fork must
-# not have taken that one when it waits for the thread.
+# The last hook is called first. A thread that imports or compiles may need the lock of `logging`, so a fork
+# must not hold this lock while it waits for the thread.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_take, after_in_parent=_release, after_in_child=_release)
 
-#: Held while initium imports parts of itself: a child cannot end an import that its parent began.
+#: Held while initium imports its modules, since a child process cannot finish an import of its parent.
 importing = threading.RLock()
 hold_over_forks(importing)

@@ -1,8 +1,9 @@
-"""Compiled kernels on disk: a file for each function and types of arguments, named after all it depends on.
+"""The cache of compiled kernels on disk: one file for each function and types of arguments.
 
-A file holds a digest and a pickle of what Numba made. The digest is against damage; `trusted` is against
-other users, since whoever writes a pickle runs code in the process that reads it. Nothing that fails here
-stops a call: its kernel is compiled again, and a warning says so once.
+The name of a file is a hash of all that its code depends on. A file holds a digest and a pickle of the
+compiled code. The digest detects damage. `trusted` protects against other users, since a pickle can run code
+when it is loaded. An error here does not stop a call: the kernel is compiled again, and a warning is given
+once.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ __all__ = ["DamagedError", "KernelCache", "KernelCacheWarning", "cache_folder", 
 _MAGIC = b"initium kernel 1\n"
 _DIGEST_BYTES = 32
 _SUFFIX, _UNFINISHED = ".kernel", ".part"
-# A kernel takes 0.1 to 0.2 MB, all of one version 5 MB.
+# The limit of the folder. A kernel needs 0.1 to 0.2 MB, and all kernels of one version need 5 MB.
 _MOST_BYTES = 1 << 28
 _DAY = 86_400.0
 
 
 class KernelCacheWarning(UserWarning):
-    """Compiled kernels could not be loaded or kept; values are right, but the first call takes longer."""
+    """Compiled kernels could not be loaded or saved; values are correct, but the first call takes longer."""
 
 
 class DamagedError(Exception):
-    """What a file holds is not what was written."""
+    """The content of a file differs from what was written."""
 
 
-# --- where --------------------------------------------------------------------------------------------------
+# --- the folder ---------------------------------------------------------------------------------------------
 
 
 def _chosen_folder() -> Path | None:
-    """Return ``INITIUM_CACHE_DIR``; a relative path would mean another folder in each working directory."""
+    """Return ``INITIUM_CACHE_DIR``; it must be absolute: a relative path depends on the current folder."""
     chosen = os.environ.get("INITIUM_CACHE_DIR")
     if not chosen:
         return None
@@ -60,7 +61,7 @@ def _user_folder() -> Path:
 
 
 def _absolute(variable: str) -> Path | None:
-    """Return the path that a variable holds; a relative one is ignored, as the XDG specification says."""
+    """Return the path in a variable; a relative path is ignored, as in the XDG specification."""
     path = Path(os.environ.get(variable, ""))
     return path if path.is_absolute() else None
 
@@ -84,19 +85,19 @@ def cache_folder() -> Path:
 
 
 def _digest(name: str, content: bytes) -> bytes:
-    # With the name: a file under the name of another kernel is damage, too.
+    # The digest includes the name, so a file with the name of another kernel counts as damaged.
     return hashlib.blake2b(name.encode() + b"\0" + content, digest_size=_DIGEST_BYTES).digest()
 
 
 def load(name: str) -> bytes | None:
-    """Return what was saved under a name; None if nothing was.
+    """Return the bytes that were saved under a name; None if there are none.
 
     Raises
     ------
     OSError
-        If it cannot be read, or another user could have changed it.
+        If the file cannot be read, or another user could have changed it.
     DamagedError
-        If it is not what was written.
+        If the content differs from what was written.
     """
     folder = cache_folder()
     try:
@@ -113,7 +114,7 @@ def load(name: str) -> bytes | None:
 
 
 def save(name: str, content: bytes) -> None:
-    """Keep bytes under a name, in place of what was there."""
+    """Save bytes under a name, and replace an older file."""
     folder = trusted.make_folder(cache_folder())
     _prune(folder)
     path = folder / (name + _SUFFIX)
@@ -131,19 +132,19 @@ def save(name: str, content: bytes) -> None:
 def _private(path: str, flags: int) -> int:
     descriptor = os.open(path, flags, 0o600)
     if hasattr(os, "fchmod"):
-        os.fchmod(descriptor, 0o600)  # whatever the umask
+        os.fchmod(descriptor, 0o600)  # independent of the umask
     return descriptor
 
 
 def _mark_as_used(path: Path) -> None:
-    """Set a file's time, once a day at most: `_prune` removes what was not used for longest."""
+    """Update the time of a file at most once per day; `_prune` removes the least recently used files."""
     with contextlib.suppress(OSError):
         if path.stat().st_mtime < time.time() - _DAY:
             os.utime(path)
 
 
 def _prune(folder: Path) -> None:
-    """Remove what killed processes left unfinished, and the oldest kernels beyond `_MOST_BYTES`."""
+    """Remove unfinished files of killed processes, and the oldest kernels beyond `_MOST_BYTES`."""
     kernels = []
     for path in folder.iterdir():
         with contextlib.suppress(OSError):
@@ -161,21 +162,21 @@ def _prune(folder: Path) -> None:
         total -= size
 
 
-# --- what Numba asks ----------------------------------------------------------------------------------------
+# --- the interface for Numba --------------------------------------------------------------------------------
 
 
 class KernelCache:
-    """What a function of Numba asks for compiled code, and gives it to keep.
+    """The cache object of a Numba function, which loads and saves compiled code.
 
-    In place of Numba's own cache, which neither checks its files nor replaces damaged ones, and whose index
-    several processes write.
+    It replaces Numba's cache, which neither checks its files nor replaces damaged ones, and which has an
+    index that several processes write.
 
     Parameters
     ----------
     function
         The Python function.
     stamp
-        Returns what changes with all that compiled code depends on, save for its function and types.
+        Returns a text that depends on all that compiled code depends on, except its function and types.
     """
 
     cache_path = None
@@ -185,7 +186,7 @@ class KernelCache:
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """Return the compiled function for types of arguments; None if it must be compiled."""
-        _chosen_folder()  # a setting that makes no sense is an error
+        _chosen_folder()  # raises for a wrong setting
         try:
             target.refresh()
             content = load(self._name(signature, target.codegen()))
@@ -195,14 +196,14 @@ class KernelCache:
             return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
-        """Keep a compiled function."""
+        """Save a compiled function."""
         try:
             save(self._name(signature, compiled.codegen), _reduced(compiled))
         except Exception as error:  # noqa: BLE001 (a cache never stops a call)
-            _report("could not keep a compiled kernel, which the next process compiles again", error)
+            _report("could not save a compiled kernel, which the next process compiles again", error)
 
     def flush(self) -> None:
-        """Forget nothing: each file is named after all that it depends on."""
+        """Do nothing, since the name of a file depends on all that its code depends on."""
 
     def _name(self, signature: Any, codegen: Any) -> str:
         function = self._function
@@ -211,7 +212,7 @@ class KernelCache:
         return f"{function.__name__.strip('_')}-{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}"
 
 
-# Numba's internals are imported where their lack is reported, and not an error.
+# Numba's internals are imported in these functions, so that a missing one is reported and is not an error.
 
 
 def _rebuilt(target: Any, content: bytes) -> Any:
@@ -224,7 +225,9 @@ def _reduced(compiled: Any) -> bytes:
     from numba.core.serialize import dumps
 
     if compiled.lifted or compiled.library.has_dynamic_globals:
-        raise NotImplementedError("as Numba is set, its code holds addresses of one process")
+        raise NotImplementedError(
+            "the code contains addresses of this process; expected other Numba settings"
+        )
     content: bytes = dumps(compiled._reduce())
     return content
 
@@ -233,7 +236,7 @@ _reported: set[str] = set()
 
 
 def _report(what: str, error: Exception) -> None:
-    """Warn of each trouble once in a process, and once of what causes several."""
+    """Warn once per process for each kind of failure and for each cause."""
     cause = f"{type(error).__name__}: {error}"
     known = what in _reported or cause in _reported
     _reported.update((what, cause))

@@ -36,7 +36,7 @@ __all__ = [
 if numba.config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set, and these kernels must be compiled; expected it unset or 0")
 
-# Of Numba and LLVM. What another version of theirs names otherwise is left out.
+# The locks of the compilers in Numba and LLVM, if they have these names in the installed versions.
 _compiler_locks: tuple[Any, ...] = (global_compiler_lock, getattr(llvmlite.binding.ffi.lib, "_lock", None))
 hold_over_forks(*(lock._lock for lock in _compiler_locks if hasattr(lock, "_lock")))
 
@@ -120,9 +120,9 @@ _SETTINGS = (
 
 @cache
 def _stamp() -> str:
-    """Return a hash over all that compiled code depends on, save for its function and types.
+    """Return a hash of all that compiled code depends on, except its function and types.
 
-    Numba itself would look at the one file that defines a function; a kernel here is made of many files.
+    Numba's cache checks only the file that defines a function, but a kernel here uses many files.
     """
     digest = hashlib.blake2b(digest_size=16)
     for folder in ("initium.kernels", "initium.kernels.cpu"):

@@ -1,7 +1,8 @@
-"""Folders and files that no other user can change, for what is loaded and run.
+"""Folders and files that no other user can change, for code that is loaded and run.
 
-Whoever may write a file, its folder, or any folder above, or owns one of them, chooses what is in the file.
-Trusted are this process's user and root. Windows keeps this in access lists instead, which are not looked at.
+A user who owns or can write a file, its folder, or a folder above it controls the content of the file.
+Trusted users are the user of this process and root. Windows uses access control lists instead, which are not
+checked.
 """
 
 from __future__ import annotations
@@ -24,33 +25,34 @@ class UntrustedError(OSError):
 
 
 def _check(path: Path, found: os.stat_result, *, entries_only: bool = False) -> None:
-    """Raise unless only trusted users can change what lies at `path`.
+    """Raise if other than trusted users can change the file or folder `path`.
 
-    `entries_only` asks less of a folder: that others cannot rename what trusted users have in it.
+    With `entries_only`, the requirement for a folder is lower: others cannot rename the entries of trusted
+    users.
     """
     if found.st_uid not in (0, os.geteuid()):
         raise UntrustedError(f"{path} belongs to user {found.st_uid}; expected this user, or root")
     mode = stat.S_IMODE(found.st_mode)
     allowed = stat.S_ISLNK(found.st_mode) or (entries_only and mode & stat.S_ISVTX)
     if mode & _OTHERS and not allowed:
-        raise UntrustedError(f"other users may write {path}, of mode {mode:o}; expected none (chmod go-w)")
+        raise UntrustedError(f"other users can write {path} (mode {mode:o}); expected no other (chmod go-w)")
 
 
 def real_folder(folder: Path) -> Path:
-    """Return a folder without symbolic links, after a look at all that leads there.
+    """Return the path of a folder without symbolic links, after checks of all folders on the way.
 
     Raises
     ------
     UntrustedError
-        If another user could have put it there, or could change it.
+        If another user could have created or could change the folder.
     FileNotFoundError
-        If there is none.
+        If the folder does not exist.
     """
     return _walk(folder, make=False)
 
 
 def make_folder(folder: Path) -> Path:
-    """Do as `real_folder`, and make folders that are missing, for this user alone."""
+    """Return the path as `real_folder` does, and create missing folders that only this user can access."""
     return _walk(folder, make=True)
 
 
@@ -87,24 +89,24 @@ def _found(entry: Path, make: bool) -> os.stat_result:
     except FileNotFoundError:
         if not make:
             raise
-    with contextlib.suppress(FileExistsError):  # another process was faster
+    with contextlib.suppress(FileExistsError):  # another process has created it
         entry.mkdir(0o700)
-        entry.chmod(0o700)  # whatever the umask
+        entry.chmod(0o700)  # independent of the umask
     return entry.lstat()
 
 
 def read_file(path: Path) -> bytes:
-    """Return what a file holds.
+    """Return the content of a file.
 
     Raises
     ------
     UntrustedError
-        If another user could have written it.
+        If another user could have written the file.
     OSError
-        If it is no regular file, or cannot be read.
+        If it is not a regular file, or cannot be read.
     """
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
-    # No link that leads elsewhere, and no waiting for the other end of a pipe.
+    # Do not follow a symbolic link, and do not wait for the other end of a pipe.
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with os.fdopen(os.open(path, flags), "rb") as file:
         found = os.fstat(file.fileno())

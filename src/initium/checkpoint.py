@@ -313,7 +313,7 @@ def _metadata(planned: CheckpointPlan, seed: int) -> dict[str, str]:
         "initium.version": __version__,
         "initium.stream_version": str(STREAM_VERSION),
         "initium.seed": str(seed),
-        # A path need not be Unicode.
+        # A path need not be valid Unicode.
         "initium.recipe": planned.recipe.name.encode(errors="backslashreplace").decode(),
         "initium.rules": json.dumps(rules),
     }

@@ -23,7 +23,7 @@ __all__ = [
 
 _SEED_LIMIT = 1 << 64
 _SIZE_LIMIT = 1 << 63
-#: NumPy 1 has arrays of up to 32 axes, NumPy 2 of up to 64; no weight has more than a few.
+#: The limit of NumPy 1; NumPy 2 allows 64 axes, and weights have few.
 MOST_AXES = 32
 
 

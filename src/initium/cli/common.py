@@ -65,7 +65,7 @@ def _one_line_errors() -> Iterator[None]:
 
 
 def _one_line(text: str) -> str:
-    """Return an error's text for a terminal: one line of bounded length."""
+    """Return the text of an error for a terminal: one line of limited length."""
     line = printable(" ".join(text.split()))
     more = len(line) - _LONGEST_ERROR
     return f"{line[:_LONGEST_ERROR]}... ({more:,} characters more)" if more > 0 else line

@@ -15,7 +15,7 @@ from initium.dtypes import DType, lookup
 __all__ = ["Destination", "check_layout", "host_view", "joined", "packed_steps", "reach", "write_host"]
 
 
-# Elements whose places are compared one by one.
+# Largest number of elements whose addresses are compared.
 _MOST_PLACES = 1 << 22
 
 
@@ -68,7 +68,7 @@ def check_layout(dtype: Any, shape: tuple[int, ...], byte_steps: tuple[int, ...]
 
 
 def _overlaps_itself(shape: tuple[int, ...], byte_steps: tuple[int, ...], itemsize: int) -> bool:
-    """Return whether elements share memory; they do not if each step, from the smallest up, skips all before it."""
+    """Return whether elements share memory; they do not if each step covers all axes of smaller steps."""
     if 0 in shape:
         return False
     clear = itemsize

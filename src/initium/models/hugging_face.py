@@ -139,7 +139,7 @@ def _on_meta_device(path: Path, config: dict[str, Any], torch: Any, transformers
 
 # --- a configuration is data --------------------------------------------------------------------------------
 
-# What makes transformers fetch code or weights; none of it changes a tensor's shape.
+# Keys with which transformers downloads code or weights; they do not change the shape of a tensor.
 _FETCHING = re.compile(r"_?\w*_implementation(_internal)?|auto_map")
 _MOST_LAYERS = 100_000
 _MOST_TENSORS = 300_000
@@ -147,7 +147,7 @@ _guarded = threading.local()
 
 
 def _harmless(config: Any) -> Any:
-    """Return a configuration without what asks for code or weights of others, at any depth."""
+    """Return a configuration without entries that ask for downloads or other code, at any depth."""
     if isinstance(config, list):
         return [_harmless(entry) for entry in config]
     if not isinstance(config, dict):
@@ -157,7 +157,7 @@ def _harmless(config: Any) -> Any:
 
 
 def _check_sizes(path: Path, config: Any) -> None:
-    """Raise for numbers of layers or experts that no model has, and that would take hours to build."""
+    """Raise for unrealistic numbers of layers or experts, whose model would take hours to build."""
     for key, entry in config.items():
         if isinstance(entry, dict):
             _check_sizes(path, entry)
@@ -169,7 +169,7 @@ def _check_sizes(path: Path, config: Any) -> None:
 
 @contextmanager
 def _bounded(torch: Any) -> Iterator[None]:
-    """Stop a constructor that makes tensors without end."""
+    """Stop a constructor that makes too many tensors."""
     count = 0
 
     def counted(module: Any, name: str, parameter: Any) -> None:
@@ -187,7 +187,7 @@ def _bounded(torch: Any) -> Iterator[None]:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Keep this thread from the network, whatever a library does."""
+    """Block network access of this thread, in any library."""
     from huggingface_hub import constants
 
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
@@ -202,7 +202,7 @@ def _offline() -> Iterator[None]:
 
 @cache
 def _install_guard() -> None:
-    """Add an audit hook, which cannot be removed, and which does nothing unless this thread is guarded."""
+    """Add an audit hook, which cannot be removed; it acts only in a thread that `_offline` guards."""
 
     def guard(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("socket.connect", "socket.getaddrinfo") and getattr(_guarded, "active", False):

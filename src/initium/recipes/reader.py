@@ -112,7 +112,7 @@ def parse(text: str, name: str, *, is_named: bool = False, chain: tuple[str, ...
     _check_keys(text, name)
     try:
         document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # of TOML, and of integers of thousands of digits
+    except (ValueError, RecursionError) as error:  # errors of TOML, and of integers with thousands of digits
         raise RecipeError(f"{name}: {error}") from None
     return _Reader(text, name, (*chain, name)).recipe(document, is_named)
 
@@ -123,7 +123,7 @@ _LARGEST = sys.float_info.max
 
 
 def _check_keys(text: str, name: str) -> None:
-    """Raise for a key of very many parts, which takes a parser a time that grows with their square."""
+    """Raise for a key with very many parts; the parser's time grows with the square of their number."""
     for number, line in enumerate(text.splitlines(), start=1):
         if len(line) > _LONG_LINE and _STRINGS.sub("", line).count(".") > _MOST_DOTS:
             raise RecipeError(f"{name}:{number}: a key has more than {_MOST_DOTS} parts; expected fewer")

@@ -238,9 +238,9 @@ def match(
 def _by_name(
     rules: Rules,
 ) -> tuple[dict[str, tuple[Rule, int]], list[tuple[Rule, int, Callable[[str], object]]]]:
-    """Return the rules for one name each, by that name, and the others; each with its place in the order.
+    """Return the rules whose pattern is a plain name, by name, and the other rules; each with its position.
 
-    Thousands of rules are as a rule for one name each: a look-up takes the place of thousands of matches.
+    A recipe with thousands of rules usually has plain names; then one look-up replaces thousands of matches.
     """
     names: dict[str, tuple[Rule, int]] = {}
     others = []
