@@ -275,7 +275,7 @@ def show(rows: list[Row]) -> None:
 
 
 def save(rows: list[Row], name: str) -> None:
-    """Write the rows and the description of the machine to a file of results, and append them to the history."""
+    """Write the rows and the machine to a file of results, and append them to the history."""
     RESULTS.mkdir(exist_ok=True)
     data = {"machine": machine(), "rows": rows}
     (RESULTS / name).write_text(json.dumps(data, indent=1) + "\n")

@@ -112,7 +112,7 @@ def make(path, kind):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_is_no_regular_file_is_left_alone(tmp_path, kind, name, overwrite):
     make(tmp_path / name, kind)
-    with pytest.raises(FileExistsError, match=rf"Is no regular file: '.*{name}'"):
+    with pytest.raises(FileExistsError, match=rf"Is not a regular file: '.*{name}'"):
         write(tmp_path, 2, shards=2, overwrite=overwrite)
     assert names(tmp_path) == [name]
     assert not (tmp_path / name).is_file()
@@ -123,11 +123,11 @@ def test_what_is_no_regular_file_is_left_alone(tmp_path, kind, name, overwrite):
 def test_an_output_that_is_no_regular_file(tmp_path, kind):
     for name in ("w.safetensors", "w", "w.png"):
         make(tmp_path / name, kind)
-    with pytest.raises(FileExistsError, match="Is no regular file"):
+    with pytest.raises(FileExistsError, match="Is not a regular file"):
         write(tmp_path / "w.safetensors", 2, config=False, overwrite=True)
     with pytest.raises(FileExistsError, match="Not a folder"):
         write(tmp_path / "w", 2, overwrite=True)
-    with pytest.raises(FileExistsError, match="Is no regular file"):
+    with pytest.raises(FileExistsError, match="Is not a regular file"):
         replace_file(tmp_path / "w.png", b"picture")
     assert names(tmp_path) == ["w", "w.png", "w.safetensors"]
 
@@ -151,7 +151,7 @@ def test_a_name_that_differs_in_case_only(tmp_path, monkeypatch):
     "name", ["../config.json", "a/b", "", "..", "model.safetensors", "model.safetensors.index.json"]
 )
 def test_companions_stay_in_the_folder_and_are_no_weights(tmp_path, name):
-    with pytest.raises(ValueError, match="is no name of a file beside the weights"):
+    with pytest.raises(ValueError, match="does not name a file in the same folder"):
         write_checkpoint(tmp_path / "out", faults.version_of(1), print, metadata={}, companions={name: "{}"})
     assert names(tmp_path) == []
 
@@ -327,7 +327,7 @@ def test_an_empty_path(tmp_path, monkeypatch):
         init_checkpoint("gpt2", "")
     result = CliRunner().invoke(main, ["init", "gpt2", "-o", ""])
     assert result.exit_code == 2
-    assert "'' is no name; expected a .safetensors file or a folder" in result.stderr
+    assert "'' is empty; expected a .safetensors file or a folder" in result.stderr
     assert names(tmp_path) == []
 
 

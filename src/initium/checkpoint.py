@@ -208,7 +208,7 @@ def init_checkpoint(
     Raises
     ------
     FileExistsError
-        If there is an output already, another run is writing it, something that is no regular file stands
+        If there is an output already, another run is writing it, another kind of file stands
         in its place, or an interrupted run left files that can neither be completed nor undone.
     TypeError, ValueError
         If an argument is wrong; nothing has been written then.

@@ -26,7 +26,7 @@ __all__ = ["init"]
 
 def _output(path: str) -> Path:
     if not path:
-        raise ValueError("'' is no name; expected a .safetensors file or a folder")
+        raise ValueError("'' is empty; expected a .safetensors file or a folder")
     return Path(path)
 
 

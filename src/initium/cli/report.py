@@ -1,4 +1,4 @@
-"""What is printed when the work is done: that nobody can read it is no failure."""
+"""Printing after the work is done: an output that cannot be read is not a failure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["work_is_done"]
 
 @contextmanager
 def work_is_done() -> Iterator[None]:
-    """Print in such a block: a closed pipe or a full disk behind standard output changes no exit status."""
+    """Print in such a block: a closed pipe or a full disk under standard output changes no exit status."""
     try:
         yield
         for stream in (sys.stdout, sys.stderr):

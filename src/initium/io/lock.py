@@ -102,7 +102,7 @@ class Lock:
         return True
 
     def is_current(self) -> bool:
-        """Tell whether the folder still holds the locked file, and not that of another run."""
+        """Return whether the folder still holds the locked file, and not that of another run."""
         try:
             return os.path.samestat(os.fstat(self._descriptor), self._path.stat())
         except FileNotFoundError:

@@ -43,9 +43,9 @@ class Places:
     Attributes
     ----------
     folder
-        Of the output.
+        The folder of the output.
     stem
-        What tells outputs in one folder apart.
+        What distinguishes outputs in one folder.
     """
 
     folder: Path
@@ -74,21 +74,21 @@ class Places:
         return self.kept / f"{name}{_KEPT_SUFFIX}"
 
     def is_new(self, entry: Path) -> bool:
-        """Tell whether an entry of `partial` is a new file."""
+        """Return whether an entry of `partial` is a new file."""
         return entry.name.endswith(_PARTIAL_SUFFIX)
 
     def is_old(self, entry: Path) -> bool:
-        """Tell whether an entry of `kept` is an old file."""
+        """Return whether an entry of `kept` is an old file."""
         return entry.name.endswith(_KEPT_SUFFIX)
 
 
 def is_plain_name(name: Any) -> bool:
-    """Tell whether a name is that of a file in the same folder: another could reach any file."""
+    """Return whether a name is that of a file in the same folder: another could reach any file."""
     return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
 
 
 class Stamp(NamedTuple):
-    """What tells a file from another one, also when it has been renamed."""
+    """What identifies a file, also when it has been renamed."""
 
     nbytes: int
     mtime_ns: int
@@ -116,7 +116,7 @@ def check_replaceable(path: Path) -> None:
     with suppress(FileNotFoundError):
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
-            raise FileExistsError(errno.EEXIST, "Is no regular file", str(path))
+            raise FileExistsError(errno.EEXIST, "Is not a regular file", str(path))
 
 
 def sync_folder(folder: Path) -> None:

@@ -55,7 +55,7 @@ class Checkpoint:
     tensors
         In the order of the files and, within a file, of the data.
     metadata
-        Of the file or, for shards, of all files, the first one winning.
+        Metadata of the file or, for shards, of all files; the first value of a key wins.
     files
         The ``.safetensors`` files.
     left_out
@@ -151,7 +151,9 @@ def _read_index(path: Path) -> dict[Path, list[str]]:
     shards: dict[Path, list[str]] = {}
     for name, file in sorted(weight_map.items(), key=lambda entry: str(entry[1])):
         if not is_plain_name(file):
-            raise CheckpointError(f"{path}: weight_map[{name!r}]={file!r} is no name of a file beside it")
+            raise CheckpointError(
+                f"{path}: weight_map[{name!r}]={file!r} does not name a file in the same folder"
+            )
         shards.setdefault(path.with_name(file), []).append(name)
     return shards
 

@@ -31,9 +31,9 @@ class Staging:
     Parameters
     ----------
     folder
-        Of the output.
+        The folder of the output.
     stem
-        What tells outputs in one folder apart.
+        What distinguishes outputs in one folder.
     output
         What errors call it.
 
@@ -75,7 +75,7 @@ class Staging:
         Parameters
         ----------
         names
-            Of the new files; readers take an output for whole when they find the last one.
+            Names of the new files; readers take an output for whole when they find the last one.
         old
             Names of the old files.
         keys

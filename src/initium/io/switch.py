@@ -4,11 +4,11 @@ What makes files look whole is a *key* among them: the index of shards, or the o
 The steps, each of which renames files within one folder:
 
 1. The journal is written, when all new files are on the disk.
-2. The old keys are put aside, then the other old files: nothing looks whole.
+2. The old keys are renamed, then the other old files: nothing looks whole.
 3. The new files take their places, the new key last: the new output is whole.
 4. The journal gets the name that says so, and the old files are removed.
 
-Where each file stands tells how far a run came: another one can go on from any step, forward or back.
+The names of the files show how far a run came: another one can continue from any step, forward or back.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Switch:
-    """The switch of one output, as the journal tells it.
+    """The switch of one output, as the journal describes it.
 
     Attributes
     ----------
     places
-        Of the output.
+        The folder of the output.
     new
         Stamps of the new files by name; the key is the last one.
     old
@@ -57,12 +57,12 @@ class Switch:
     # --- deciding -------------------------------------------------------------------------------------------
 
     def can_go_forward(self) -> bool:
-        """Tell whether all new files are at hand."""
+        """Return whether all new files are at hand."""
         waiting = self.places.new
         return all(stamp_of(waiting(name)) == self.new[name] or self._is_new(name) for name in self.new)
 
     def can_go_back(self) -> bool:
-        """Tell whether all old files are at hand."""
+        """Return whether all old files are at hand."""
         kept = self.places.old
         return all(stamp_of(kept(name)) == self.old[name] or self._is_old(name) for name in self.old)
 
@@ -71,7 +71,7 @@ class Switch:
         return [name for name in {**self.new, **self.old} if self._standing(name) == "other"]
 
     def _standing(self, name: str) -> Literal["new", "old", "other"] | None:
-        """Tell which file has a name, if any does."""
+        """Return which file has a name, if any does."""
         final = stamp_of(self.places.final(name))
         if final is None:
             return None
@@ -175,7 +175,7 @@ class Switch:
 
 @contextmanager
 def new_output_is_whole() -> Iterator[None]:
-    """Tell so in an error; it is not taken away, but may not outlive a loss of power."""
+    """Report it as an error; the new output stays, but may not outlive a loss of power."""
     try:
         yield
     except OSError as error:
@@ -184,7 +184,7 @@ def new_output_is_whole() -> Iterator[None]:
 
 
 def is_pending(places: Places) -> bool:
-    """Tell whether a switch has begun that has neither been completed nor undone."""
+    """Return whether a switch has begun that has neither been completed nor undone."""
     return stamp_of(places.kept / _JOURNAL) is not None
 
 
@@ -194,7 +194,7 @@ def recover(places: Places) -> None:
     Raises
     ------
     FileExistsError
-        If neither can be, as somebody has removed or added files since; nothing is touched then.
+        If neither can be, because files were removed or added since; nothing is touched then.
 
     Warns
     -----

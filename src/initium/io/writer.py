@@ -35,10 +35,10 @@ from initium.specs import TensorSpec
 
 __all__ = ["CHUNK_BYTES", "SHARD_SIZE", "Piece", "Written", "is_folder", "write_checkpoint"]
 
-#: Bytes of one of the two buffers. Smaller ones cost the disk (4 MiB: half the rate) and the samplers;
+#: Bytes of one of the two buffers. Smaller ones slow down the disk and the samplers;
 #: larger ones gain neither.
 CHUNK_BYTES = 16 << 20
-#: Largest shard in a folder unless told otherwise, as in Hugging Face's libraries.
+#: Largest shard in a folder by default, as in Hugging Face's libraries.
 SHARD_SIZE = 5_000_000_000
 
 #: Weights in a folder have this name, where Hugging Face's loaders look for them.
@@ -130,7 +130,7 @@ def write_checkpoint(
     Raises
     ------
     FileExistsError
-        If there is an output already, another run is writing it, something that is no regular file stands
+        If there is an output already, another run is writing it, another kind of file stands
         in its place, or an interrupted run left files that can neither be completed nor undone.
     ValueError, TypeError
         If an argument is unfit; nothing has been written then.
@@ -145,7 +145,7 @@ def write_checkpoint(
 
     Notes
     -----
-    *Errors and interrupts* leave the older output as it was, and nothing else behind. SIGINT, SIGTERM and
+    *Errors and interrupts* leave the older output unchanged, and no other files. SIGINT, SIGTERM and
     SIGHUP wait while files are switched, some milliseconds: then the new output is whole when they arrive.
     An error after that does not take the new output away; its message says so.
 
@@ -198,7 +198,7 @@ def write_checkpoint(
 
 
 def is_folder(path: str | Path) -> bool:
-    """Tell whether `write_checkpoint` takes a path for a folder, rather than for a file."""
+    """Return whether `write_checkpoint` takes a path for a folder, rather than for a file."""
     return _target_of(path).is_folder
 
 
@@ -222,10 +222,10 @@ def _check_texts(argument: str, texts: Mapping[str, str]) -> None:
 
 def _check_companions(small: Mapping[str, bytes], target: _Target) -> None:
     if small and not target.is_folder:
-        raise ValueError(f"companions={sorted(small)} belong into a folder; {target.output} is a file")
+        raise ValueError(f"companions={sorted(small)} need a folder; {target.output} is a file")
     for name in small:
         if not is_plain_name(name) or re.fullmatch(target.pattern, name):
-            raise ValueError(f"companions: {name!r} is no name of a file beside the weights")
+            raise ValueError(f"companions: {name!r} does not name a file in the same folder")
 
 
 @dataclass(frozen=True)
@@ -288,13 +288,13 @@ def _made(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         for path in missing:
-            with suppress(OSError):  # not empty: somebody else's files
+            with suppress(OSError):  # not empty: it holds files of others
                 path.rmdir()
         raise
 
 
 class _Found(NamedTuple):
-    """Names of files of an older output, and of companions that are what they shall be."""
+    """Names of files of an older output, and of companions that need no change."""
 
     old: list[str]
     same: list[str]
@@ -328,7 +328,7 @@ def _refuse_early(
 def _holds(file: Path, content: bytes) -> bool:
     try:
         return file.is_file() and file.stat().st_size == len(content) and file.read_bytes() == content
-    except PermissionError:  # it may be replaced all the same
+    except PermissionError:  # it may still be replaced
         return False
 
 
