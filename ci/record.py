@@ -19,6 +19,12 @@ def outcome(case: ET.Element) -> str:
     return ends[0] if ends else "passed"
 
 
+def said(case: ET.Element) -> str:
+    """Return what a test printed, without pytest's heads."""
+    lines = (case.findtext("system-out") or "").splitlines()
+    return "\n".join(line for line in lines if line and not line.startswith("-----"))
+
+
 def commit() -> str:
     """Return the commit that ran, marked where files that git tracks had changed."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -33,7 +39,7 @@ def report(path: Path) -> dict[str, object]:
             "test": f"{case.get('file')}::{case.get('name')}",
             "outcome": outcome(case),
             "seconds": round(float(case.get("time", 0))),
-            "said": (case.findtext("system-out") or "").strip(),
+            "said": said(case),
         }
         for case in suite.iter("testcase")
     ]
