@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+# Keras asks once, when it is imported.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
 #: Each process of ``-n auto`` imports torch, JAX and Keras, about a gigabyte.
 MOST_PROCESSES = 8
 

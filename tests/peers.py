@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -12,8 +11,6 @@ import numpy as np
 import torch
 
 from initium.fills.elementwise import ConstantFill, TruncatedNormalFill, UniformFill
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 
 class Law(NamedTuple):

@@ -23,7 +23,29 @@ import initium.kernels
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Modules whose docstrings must hold examples, and pages that must hold blocks; one without is a fault.
-MODULES_WITH_EXAMPLES: tuple[str, ...] = ()
+MODULES_WITH_EXAMPLES = (
+    "initium.checkpoint",
+    "initium.initializers.basic",
+    "initium.initializers.filters",
+    "initium.initializers.gains",
+    "initium.initializers.identities",
+    "initium.initializers.orthogonal",
+    "initium.initializers.scaling",
+    "initium.initializers.sparse",
+    "initium.initializers.unit_ball",
+    "initium.jax.initializers",
+    "initium.keras",
+    "initium.layouts",
+    "initium.model",
+    "initium.planning.streams",
+    "initium.plots",
+    "initium.recipes.rules",
+    "initium.specs",
+    "initium.tensor",
+    "initium.torch.init",
+    "initium.torch.layers",
+    "initium.torch.lsuv",
+)
 PAGES_WITH_PYTHON = ("README.md",)
 PAGES_WITH_COMMANDS = ("README.md",)
 #: Commands of the pages that do not run here, with the reason.

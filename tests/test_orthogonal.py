@@ -29,8 +29,6 @@ from initium.planning.jobs import job_of
 from initium.planning.plan import plan
 from initium.regions.boxes import Box, box_of
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 SHAPES = [(1, 1), (1, 7), (7, 1), (2, 2), (16, 16), (20, 48), (65, 65), (193, 193), (700, 200), (200, 700)]
 CLOSE = 1e-5  # what slices, threads and backends may differ by, times the gain
 

@@ -1,13 +1,11 @@
 """The names that users rely on: none goes away or moves by accident."""
 
 import json
-import os
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
 LISTED = json.loads((Path(__file__).parent / "golden" / "public_names.json").read_text())
 
 

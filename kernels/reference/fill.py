@@ -40,16 +40,22 @@ def draw(
         words = philox_words(np.stack([2 * index, 2 * index + np.uint64(1)], axis=-1), stream, seed)
         wide = words[..., 0].astype(np.uint64) | (words[..., 1].astype(np.uint64) << np.uint64(32))
         value = uniform64(wide, p) if kind == T.UNIFORM else bounded_normal64(wide, integer, p)
-        return _typed(np.clip(value, p[T.LOW], p[T.HIGH]))
+        return _typed(_clamp(value, p[T.LOW], p[T.HIGH]))
     words = philox_words(index, stream, seed)
     if kind == T.BOUNDED_NORMAL:
-        value = np.clip(bounded_normal64(words, integer, p), p[T.LOW], p[T.HIGH])
+        value = _clamp(bounded_normal64(words, integer, p), p[T.LOW], p[T.HIGH])
         return _typed(value.astype(np.float32).astype(dtype))
     single: NDArray[Any] = _SAMPLERS[kind](words, p)
     if dtype == np.float32:
         return single
     low, high = np.float32(p[T.LOW]), np.float32(p[T.HIGH])
-    return _typed(np.clip(single, low, high).astype(dtype))
+    return _typed(_clamp(single, low, high).astype(dtype))
+
+
+def _clamp(x: NDArray[Any], low: Any, high: Any) -> NDArray[Any]:
+    """Keep values in [low, high] as kernels do: a zero keeps its sign, where versions of `np.clip` differ."""
+    raised = np.where(x < low, low, x)
+    return np.where(raised > high, high, raised)
 
 
 def _typed(array: Any) -> NDArray[Any]:
