@@ -6,7 +6,7 @@ Examples
 >>> from initium.keras import HeNormal
 >>> layer = keras.layers.Dense(3, kernel_initializer=HeNormal(seed=7, name="w"))
 >>> layer.build((None, 2))
->>> keras.ops.convert_to_numpy(layer.kernel)
+>>> keras.ops.convert_to_numpy(layer.kernel.value)
 array([[ 0.4220039 ,  1.2778116 , -1.0312073 ],
        [-0.30426314, -0.03610017, -1.0666722 ]], dtype=float32)
 """
