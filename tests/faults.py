@@ -33,6 +33,9 @@ CHANGES = (
 READS = ("stat", "fstat", "lstat", "statvfs", "listdir", "scandir", "dup")
 
 
+_readlink = os.readlink
+
+
 class Faults:
     """Counts system calls, and lets number `at` and the `repeat` - 1 calls after it fail.
 
@@ -62,7 +65,7 @@ class Faults:
     def _wrapped(self, name, really):
         def wrapper(*arguments, **options):
             number = next(self.counter)
-            self.log.append(f"{name} {arguments[0] if arguments else ''}")
+            self.log.append(f"{name} {_path_of(arguments[0])}")
             kind = self.kind if number in self.hits else None
             if kind is not None and kind.startswith("SIG"):
                 os.kill(os.getpid(), getattr(signal, kind))
@@ -75,6 +78,13 @@ class Faults:
             return result
 
         return wrapper
+
+
+def _path_of(argument):
+    """Return the path that a call is given, also by a descriptor where the system tells."""
+    with contextlib.suppress(TypeError, OSError):
+        return _readlink(f"/proc/self/fd/{argument + 0}")
+    return argument
 
 
 def version_of(number):

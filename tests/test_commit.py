@@ -11,17 +11,21 @@ import sys
 import threading
 import time
 import types
+import warnings
 from pathlib import Path
 
 import faults
 import pytest
+from click.testing import CliRunner
 from faults import CHANGES, READS, expected_names, read, write
 
+from initium.cli.main import main
 from initium.io import lock as lock_module
 from initium.io import write_checkpoint
 from initium.io.interrupts import deferred
 from initium.io.lock import Lock
 from initium.io.staged_file import StagedFile
+from initium.io.staging import Staging
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and forks"),
@@ -92,11 +96,12 @@ class Case:
 
     def check_next(self, *, overwrite):
         """Run the same command again: nothing is lost, mixed, or left over."""
-        before = read(self.folder)
+        before, refused = read(self.folder), ""
         try:
             write(self.folder, 3, shards=self.new, config=self.config, overwrite=overwrite)
         except FileExistsError as error:
-            assert not overwrite and "Exists already" in str(error)
+            refused = str(error)
+        assert not refused or (not overwrite and "Exists already" in refused)
         found = read(self.folder)
         if overwrite:
             assert found == 3
@@ -155,16 +160,26 @@ def test_an_interrupt_at_any_change_leaves_one_output(tmp_path, server, quick, c
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("kind", ["error", "late error", "SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 @pytest.mark.parametrize("case", ALL, ids=label)
-def test_a_fault_at_any_system_call_leaves_one_output(tmp_path, server, quick, case, kind):
+def test_an_error_at_any_system_call_leaves_one_output(tmp_path, server, quick, case):
     tried = Case(server, tmp_path / "out", *case)
     calls = CHANGES + READS
     for at in range(1, tried.count(calls) + 1):
+        tried.reset()
+        tried.check(tried.run(kind="error", at=at, calls=calls), stopped=False)
+        tried.check_next(overwrite=at % 2 == 0)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["error", "late error", "SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("case", ALL, ids=label)
+def test_each_kind_of_fault_at_any_change_leaves_one_output(tmp_path, server, quick, case, kind):
+    tried = Case(server, tmp_path / "out", *case)
+    for at in range(1, tried.count(CHANGES) + 1):
         for overwrite in (False, True):
             tried.reset()
-            told = tried.run(kind=kind, at=at, calls=calls)
-            tried.check(told, stopped=kind in ("SIGTERM", "SIGHUP", "SIGKILL"))
+            told = tried.run(kind=kind, at=at)
+            tried.check(told, stopped=kind in ("SIGTERM", "SIGKILL"))
             tried.check_next(overwrite=overwrite)
 
 
@@ -487,7 +502,7 @@ def test_locks_on_windows(tmp_path, monkeypatch):
     descriptor, really = first._descriptor, Path.unlink
 
     def unlink(path):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
         really(path)
 
@@ -519,12 +534,48 @@ def test_the_older_output_comes_back_when_new_files_are_gone(half_switched):
 
 
 def test_the_newer_output_comes_when_old_files_are_gone(half_switched):
+    """One new shard stands under the name of an old one by then, which is aside no more."""
     for file in (half_switched.folder / "initium-old-model").glob("*.bak"):
         file.unlink()
-    # The place of the first shard is not an old file's: it is known by its name that it is the new one.
-    with contextlib.suppress(FileExistsError):
+    with pytest.raises(FileExistsError, match="Exists already"):
         write(half_switched.folder, 3)
-    assert read(half_switched.folder) in (2, 3)
+    assert read(half_switched.folder) == 2
+    assert names(half_switched.folder) == names(half_switched.start)
+
+
+def test_a_copy_of_the_folder_can_be_recovered(half_switched):
+    copy = half_switched.folder.with_name("copy")
+    shutil.copytree(half_switched.folder, copy)
+    with pytest.raises(FileExistsError, match="Exists already"):
+        write(copy, 3)
+    assert read(copy) == 2
+
+
+@pytest.mark.parametrize("gone", ["", "initium-partial-model"])
+def test_a_recovery_is_told(half_switched, gone):
+    done = "completed: its output has taken the place of the older one"
+    if gone:
+        shutil.rmtree(half_switched.folder / gone)
+        done = "undone: its files had been removed, and the older ones are in their places again"
+    with pytest.warns(RuntimeWarning, match=f"an interrupted run of 'model' has been {done}"):
+        write(half_switched.folder, 3, overwrite=True)
+    assert read(half_switched.folder) == 3
+
+
+def test_the_command_tells_of_a_recovery_in_one_line(half_switched, tmp_path):
+    given = write(tmp_path / "given.safetensors", 1, config=False).files[0]
+    command = ["init", str(given), "-o", str(half_switched.folder)]
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[[rules]]\nmatch = '*'\ninit = 'ones'\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = CliRunner().invoke(main, [*command, "--recipe", str(recipe)])
+    first, second = result.stderr.splitlines()
+    assert first.startswith(
+        f"Warning: {half_switched.folder}: an interrupted run of 'model' has been completed"
+    )
+    assert second.endswith("Exists already")
+    assert result.exit_code == 1
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -563,13 +614,9 @@ def test_what_is_unclear_is_left_alone(half_switched, change, message, overwrite
     assert after == before
 
 
-def test_an_output_that_appears_meanwhile_is_left_alone(tmp_path):
-    """Files of others that come between the last look and the switch."""
-    staging = pytest.importorskip("initium.io.staging")
-    with (
-        pytest.raises(FileExistsError, match="Exists already"),
-        staging.Staging(tmp_path, "m", tmp_path) as mine,
-    ):
+def test_a_file_of_others_that_comes_before_the_switch_is_left_alone(tmp_path):
+    """Between the last look and the switch."""
+    with pytest.raises(FileExistsError, match="Exists already"), Staging(tmp_path, "m", tmp_path) as mine:
         for name in ("a", "b"):
             file = mine.create(name)
             file.write(b"mine")
@@ -578,6 +625,15 @@ def test_an_output_that_appears_meanwhile_is_left_alone(tmp_path):
         mine.commit(["a", "b"])
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_bytes() == b"theirs"
+
+
+def test_a_file_that_was_removed_before_the_switch_is_missed(tmp_path):
+    with pytest.raises(FileNotFoundError), Staging(tmp_path, "m", tmp_path) as mine:
+        for name in ("a", "b"):
+            mine.create(name).finish()
+        mine.places.new("a").unlink()
+        mine.commit(["a", "b"])
+    assert names(tmp_path) == []
 
 
 def test_old_files_that_cannot_be_removed_are_told_and_removed_later(tmp_path, monkeypatch):
@@ -599,16 +655,54 @@ def test_old_files_that_cannot_be_removed_are_told_and_removed_later(tmp_path, m
     assert names(tmp_path) == expected_names(2, True)
 
 
-def test_a_sync_that_fails_after_the_switch_is_told(tmp_path, monkeypatch):
-    from initium.io import staging
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_sync_that_fails_after_the_switch_is_told(tmp_path, server, shards):
+    tried = Case(server, tmp_path / "out", shards, shards, False)
+    tried.reset()
+    calls = tried.run(calls=["replace", "fsync"])["calls"]
+    last = max(at for at, call in enumerate(calls, 1) if "replace" in call and call.endswith(".tmp"))
+    tried.reset()
+    told = tried.run(kind="error", at=last + 1, calls=["replace", "fsync"])
+    assert "the new output is whole, but the disk may not hold it for good" in told["message"]
+    assert read(tried.folder) == 2
 
-    def fail(folder):
-        raise OSError(errno.EIO, "Input/output error", str(folder))
 
-    monkeypatch.setattr(staging, "sync_folder", fail)
-    with pytest.raises(OSError, match="the new output is whole, but the disk may not hold it for good"):
-        write(tmp_path, 2, config=False)
-    assert read(tmp_path) == 2
+def test_an_error_that_cannot_be_undone_is_told(tmp_path, server):
+    tried = Case(server, tmp_path / "out", 2, 2, True)
+    tried.reset()
+    told = tried.run(kind="error", at=4, calls=["replace"], repeat=1000)
+    assert "the next run of this output completes or undoes this one" in told["message"]
+    tried.check_next(overwrite=False)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs names of descriptors")
+def test_each_step_is_on_the_disk_before_the_next_one(tmp_path, server):
+    """A loss of power keeps what has been synchronised: so its order decides what can be had back."""
+    write(tmp_path, 1, shards=1)
+    options = {"shards": 2, "overwrite": True, "fault": {"calls": ["replace", "fsync", "unlink"]}}
+    calls = server.write(tmp_path, 2, **options)["calls"]
+    steps = [call.replace(f"{tmp_path}", "").replace(" /", " ").replace("initium-", "") for call in calls]
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    new = ["config.json", *shards, "model.safetensors.index.json"]
+    first = steps.index("fsync partial-model/config.json.tmp")
+    assert [step for step in steps[first:] if not step.startswith("unlink partial-model/")] == [
+        *[f"fsync partial-model/{name}.tmp" for name in new],
+        *["unlink old-model/switch.json.tmp", "fsync old-model/switch.json.tmp"],
+        "replace old-model/switch.json.tmp",
+        *["fsync old-model", "fsync partial-model", "fsync "],
+        *["replace model.safetensors", "fsync ", "replace config.json", "fsync "],
+        *[f"replace partial-model/{name}.tmp" for name in new[:-1]],
+        *["fsync ", f"replace partial-model/{new[-1]}.tmp", "fsync "],
+        *["replace old-model/switch.json", "fsync old-model"],
+        *["unlink old-model/model.safetensors.bak", "unlink old-model/config.json.bak"],
+        "unlink old-model/done.json",
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs names of descriptors")
+def test_new_folders_are_on_the_disk(tmp_path, server):
+    calls = server.write(tmp_path / "a" / "b", 2, fault={"calls": ["fsync"]})["calls"]
+    assert {f"fsync {tmp_path}", f"fsync {tmp_path / 'a'}", f"fsync {tmp_path / 'a' / 'b'}"} <= set(calls)
 
 
 def test_a_file_is_closed_only_between_writes(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import faults
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from faults import expected_names, read, write
 
+from initium.backends.progress import reporter
 from initium.checkpoint import init_checkpoint
 from initium.cli.main import main
 from initium.io import read_checkpoint, replace_file, write_checkpoint
@@ -197,24 +199,25 @@ def test_a_folder_that_is_another_runs_by_now_is_left_alone(tmp_path, shard_size
     assert names(tmp_path / "out") == expected_names(1, True)
 
 
-def test_a_folder_that_is_being_written_by_another_run_is_left_alone(tmp_path):
-    out, seen = tmp_path / "out", []
+def test_a_folder_that_another_run_is_writing_by_now_is_left_alone(tmp_path):
+    out, server = tmp_path / "out", faults.Server()
 
     def replace():
         shutil.rmtree(out)
+        server.start(out, 3, pause=0.2)
+        until = time.monotonic() + 60
+        while not (out / "initium-partial-model" / "config.json.tmp").exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
-        def other(pieces):
-            if not seen:
-                seen.append(outer.throw() if False else None)
-            for piece in pieces:
-                piece.values[:] = 3
-
-        outer = iter(())
-        write_checkpoint(out, faults.version_of(3), other, metadata={"version": "3"})
-
-    with pytest.raises(OSError, match=r"out"):
-        interfering(out, replace, overwrite=True)
+    try:
+        with pytest.raises(OSError, match="Was removed or replaced while this run wrote into it"):
+            interfering(out, replace, overwrite=True)
+        assert server.result()["error"] is None
+    finally:
+        server.close()
     assert read(out) == 3
+    assert names(out) == expected_names(1, True)
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -252,13 +255,12 @@ def test_a_disk_that_fills_up_keeps_the_older_output(small_disk, shards):
     before = {name: (small_disk / name).read_bytes() for name in names(small_disk)}
 
     def fill_disk():
-        with pytest.raises(OSError), (small_disk / "big").open("wb", buffering=0) as file:
+        with pytest.raises(OSError, match="No space"), (small_disk / "big").open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
 
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="No space left"):
         interfering(small_disk, fill_disk, at=0, shard_size=faults.SHARD_SIZES[shards], overwrite=True)
-    assert caught.value.errno == errno.ENOSPC
     (small_disk / "big").unlink()
     assert {name: (small_disk / name).read_bytes() for name in names(small_disk)} == before
 
@@ -272,7 +274,7 @@ def test_a_disk_without_room_for_the_journal(small_disk):
     really = switch.Switch.run
 
     def run(self):
-        with pytest.raises(OSError), (small_disk / "big").open("wb", buffering=0) as file:
+        with pytest.raises(OSError, match="No space"), (small_disk / "big").open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(512))
         really(self)
@@ -383,6 +385,20 @@ def test_what_is_printed_does_not_land_in_a_file(tmp_path):
     line = " ".join(f"'{word}'" for word in words)
     assert subprocess.run(["bash", "-c", f"{line} <&- >&- 2>&-"]).returncode == 0
     assert read(tmp_path / "out") == 2
+
+
+def test_a_terminal_that_is_gone_undoes_no_work(monkeypatch):
+    from rich.progress import Progress
+
+    really = Progress.stop
+
+    def stop(bar):
+        really(bar)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Progress, "stop", stop)
+    with reporter(True, "label") as report:
+        report(1, 2)
 
 
 # Interrupts of the command

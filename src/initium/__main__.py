@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 __all__ = ["main"]
@@ -15,6 +16,7 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line."""
+    _open_closed_streams()
     # Before a command runs and after it there is nothing to clear up; imports take a third of a second.
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
@@ -30,6 +32,12 @@ def main() -> None:
     finally:
         if interruptible:
             signal.signal(signal.SIGINT, _end)
+
+
+def _open_closed_streams() -> None:
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -16,8 +16,7 @@ def work_is_done() -> Iterator[None]:
     try:
         yield
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # closed, when the process began
-                stream.flush()
+            stream.flush()
     except (OSError, UnicodeError):
         # What could not be printed is still in a buffer, which Python empties at its end.
         nowhere = os.open(os.devnull, os.O_WRONLY)
