@@ -145,6 +145,16 @@ def test_a_fault_at_any_change_leaves_one_output(tmp_path, server, quick, case, 
         tried.check_next(overwrite=at % 2 == 0)
 
 
+def test_a_single_file_is_never_missing(tmp_path, server, quick):
+    tried = Case(server, tmp_path / "out", 1, 1, False)
+    found = set()
+    for at in range(1, tried.count(CHANGES) + 1):
+        tried.reset()
+        tried.run(kind="SIGKILL", at=at)
+        found.add(read(tried.folder))
+    assert found == {1, 2}
+
+
 @pytest.mark.parametrize("case", [(1, 1, False), (2, 2, True)], ids=label)
 def test_an_interrupt_at_any_change_leaves_one_output(tmp_path, server, quick, case):
     tried = Case(server, tmp_path / "out", *case)
