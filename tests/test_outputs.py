@@ -153,7 +153,7 @@ def test_a_name_that_differs_in_case_only(tmp_path, monkeypatch):
     "name", ["../config.json", "a/b", "", "..", "model.safetensors", "model.safetensors.index.json"]
 )
 def test_companions_stay_in_the_folder_and_are_no_weights(tmp_path, name):
-    with pytest.raises(ValueError, match="does not name a file in the same folder"):
+    with pytest.raises(ValueError, match="is not a file name beside the weights"):
         write_checkpoint(tmp_path / "out", faults.version_of(1), print, metadata={}, companions={name: "{}"})
     assert names(tmp_path) == []
 

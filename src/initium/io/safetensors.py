@@ -98,7 +98,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     for shard, names in shards.items():
         tensors, metadata = _read_file(shard)
         if missing := [name for name in names if name not in tensors]:
-            raise CheckpointError(f"{shard}: holds no tensor {missing[0]!r}, which {path} places in it")
+            raise CheckpointError(f"{shard}: lacks the tensor {missing[0]!r}, which {path} places in it")
         wanted = frozenset(names)
         found, left_out = _specs(shard, {name: entry for name, entry in tensors.items() if name in wanted})
         specs += found
@@ -152,7 +152,7 @@ def _read_index(path: Path) -> dict[Path, list[str]]:
     for name, file in sorted(weight_map.items(), key=lambda entry: str(entry[1])):
         if not is_plain_name(file):
             raise CheckpointError(
-                f"{path}: weight_map[{name!r}]={file!r} does not name a file in the same folder"
+                f"{path}: weight_map[{name!r}]={file!r} is not a file name; expected no folder in it"
             )
         shards.setdefault(path.with_name(file), []).append(name)
     return shards

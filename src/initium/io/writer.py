@@ -208,7 +208,7 @@ def _check_tensors(tensors: Sequence[TensorSpec]) -> None:
     seen: set[str] = set()
     for tensor in tensors:
         if tensor.name == "__metadata__":
-            raise ValueError("tensors: the name '__metadata__' is reserved by the safetensors format")
+            raise ValueError("tensors: the safetensors format reserves the name '__metadata__'")
         if tensor.name in seen:
             raise ValueError(f"tensors: the name {tensor.name!r} occurs twice")
         seen.add(tensor.name)
@@ -222,10 +222,12 @@ def _check_texts(argument: str, texts: Mapping[str, str]) -> None:
 
 def _check_companions(small: Mapping[str, bytes], target: _Target) -> None:
     if small and not target.is_folder:
-        raise ValueError(f"companions={sorted(small)} need a folder; {target.output} is a file")
+        raise ValueError(f"companions={sorted(small)} with the file {target.output}; expected a folder")
     for name in small:
         if not is_plain_name(name) or re.fullmatch(target.pattern, name):
-            raise ValueError(f"companions: {name!r} does not name a file in the same folder")
+            raise ValueError(
+                f"companions: {name!r} is not a file name beside the weights; expected no folder in it"
+            )
 
 
 @dataclass(frozen=True)
