@@ -1,8 +1,8 @@
-"""The floating-point mode of a thread: rounding, subnormal numbers, traps.
+"""The floating-point mode of a thread: how it rounds, and whether it keeps subnormal numbers.
 
 A caller may have changed it (``torch.set_flush_denormal``, ``fesetround``, a library built with
 ``-ffast-math``), and threads inherit it. Values must not depend on it. So all code that computes values runs
-in the default mode of C, which rounds to nearest even, keeps subnormal numbers and has no traps.
+in the default mode of C, which rounds to nearest even and keeps subnormal numbers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,19 @@ __all__ = ["in_default_mode"]
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
+# Variables, since constants would be multiplied and added when this file is compiled.
+_ONE, _SMALL, _HALF, _LARGE = 1.0, 2.0**-60, 0.5, 2.0**1000
+_LEAST_NORMAL = 2.0**-1022
+
+
+def _is_default() -> bool:
+    """Return whether the mode is the default one, by results, in a tenth of the time of asking for it.
+
+    The first product is a subnormal number, which the second takes. To nearest, 1 + 2**-60 and 1 - 2**-60
+    both round to 1; no other mode rounds them to the same number.
+    """
+    return _LEAST_NORMAL * _HALF * _LARGE > 0.0 and _ONE + _SMALL == _ONE - _SMALL
+
 
 class _Switch(NamedTuple):
     """The functions of a platform that change the mode of the calling thread.
@@ -25,9 +38,9 @@ class _Switch(NamedTuple):
     Attributes
     ----------
     enter
-        Sets the default mode and returns the old mode.
+        Sets the default mode and returns what was set before.
     leave
-        Sets the mode that `enter` returned.
+        Sets what `enter` returned.
     """
 
     enter: Callable[[], Any]
@@ -36,8 +49,7 @@ class _Switch(NamedTuple):
 
 def _of_c99() -> _Switch:
     """Use fenv.h of glibc, musl or macOS, with the whole environment."""
-    # Not `CDLL`, which releases the GIL at each call.
-    library = ctypes.PyDLL(None)
+    library = ctypes.CDLL(None)
     save, restore = library.fegetenv, library.fesetenv
     environment = ctypes.c_char * 64  # no platform needs more than 32 bytes
     default: Any
@@ -57,14 +69,13 @@ def _of_c99() -> _Switch:
 
 def _of_windows() -> _Switch:
     """Use the control word of the C runtime, which includes subnormal numbers, unlike fenv.h on Windows."""
-    control = ctypes.PyDLL("ucrtbase")._controlfp
+    control = ctypes.CDLL("ucrtbase")._controlfp
     control.argtypes, control.restype = (ctypes.c_uint, ctypes.c_uint), ctypes.c_uint
-    masked_traps = 0x0008001F
-    fields = masked_traps | 0x00000300 | 0x03000000  # and rounding, and subnormal numbers
+    fields = 0x00000300 | 0x03000000  # rounding, and subnormal numbers; zeros are the defaults
 
     def enter() -> Any:
         before = control(0, 0)
-        control(masked_traps, fields)
+        control(0, fields)
         return before
 
     return _Switch(enter, lambda before: control(before, fields))
@@ -73,7 +84,7 @@ def _of_windows() -> _Switch:
 def _switch() -> _Switch:
     try:
         return _of_windows() if sys.platform == "win32" else _of_c99()
-    except (AttributeError, OSError, ValueError):  # without these functions the mode is unchanged
+    except (AttributeError, OSError, ValueError):  # no such functions: the mode stays as it is
         return _Switch(lambda: None, lambda before: None)
 
 
@@ -81,10 +92,12 @@ _enter, _leave = _switch()
 
 
 def in_default_mode(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Return a function that runs in the default mode and then restores the mode of its caller."""
+    """Let a function run in the default mode, and give its caller's mode back afterwards."""
 
     @wraps(function)
     def inner(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        if _is_default():
+            return function(*args, **kwargs)
         before = _enter()
         try:
             return function(*args, **kwargs)
