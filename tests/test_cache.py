@@ -612,7 +612,10 @@ def test_a_fork_while_another_thread_compiles(tmp_path):
     assert printed == "[0, 0, 0, 0, 0]", errors
 
 
-@pytest.mark.parametrize("delay", [0.05, 0.6])
+@pytest.mark.parametrize(
+    "delay",
+    [0.05, 0.6, *(pytest.param(0.1 * i, marks=pytest.mark.exhaustive) for i in range(1, 25) if i != 6)],
+)
 def test_a_fork_while_another_thread_imports(tmp_path, delay):
     prepare = """
         import initium as ini

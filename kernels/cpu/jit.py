@@ -20,7 +20,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import NativeValue, models, overload, register_model, typeof_impl, unbox
 
 from initium.kernels.cpu.cache import KernelCache
-from initium.kernels.forks import hold_over_forks
+from initium.kernels.forks import hold_over_forks, importing
 
 __all__ = [
     "FEATURES",
@@ -147,6 +147,7 @@ def entry_point(entry: Any, *samples: Any) -> Callable[..., Any]:
 
     It bypasses Numba's dispatch by type, whose cost matters for small tensors.
     """
-    signature = tuple(numba.typeof(sample) for sample in samples)
+    with importing:  # the first question imports parts of NumPy and Numba
+        signature = tuple(numba.typeof(sample) for sample in samples)
     entry.compile(signature)
     return entry.overloads[signature].entry_point  # type: ignore[no-any-return]
