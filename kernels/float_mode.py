@@ -84,7 +84,7 @@ def _of_windows() -> _Switch:
 def _switch() -> _Switch:
     try:
         return _of_windows() if sys.platform == "win32" else _of_c99()
-    except (AttributeError, OSError, ValueError):  # no such functions: the mode stays as it is
+    except (AttributeError, OSError, ValueError):  # no such functions: the mode is left unchanged
         return _Switch(lambda: None, lambda before: None)
 
 

@@ -109,12 +109,22 @@ def test_the_guard_stops_this_thread_alone():
     assert len([text for text in tried if "read offline" in text]) == 1
 
 
-@pytest.mark.parametrize("key", ["num_hidden_layers", "num_local_experts", "n_layer"])
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_local_experts", "n_layer", "num_labels"])
 def test_numbers_of_layers_that_no_model_has(tmp_path, key):
     with pytest.raises(ValueError, match=rf"{key}=1000000000 is too large; expected at most 100,000"):
         from_config(config(tmp_path, **{key: 10**9}))
     with pytest.raises(ValueError, match=f"{key}=a number of more than 20 digits"):
         from_config(config(tmp_path, text_config={key: 10**30}))
+
+
+def test_tables_too_deep_to_look_through(tmp_path, monkeypatch):
+    path = config(tmp_path)  # where JSON is read to any depth, as by later versions of Python
+    deep = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    monkeypatch.setattr(hugging_face, "read_config", lambda path: {**TINY, "a": deep})
+    with pytest.raises(ValueError, match=r"config\.json: maximum recursion depth"):
+        from_config(path)
 
 
 def test_a_constructor_that_makes_tensors_without_end(tmp_path, monkeypatch):

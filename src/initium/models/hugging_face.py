@@ -122,7 +122,10 @@ def _on_meta_device(path: Path, config: dict[str, Any], torch: Any, transformers
     kind, known = config["model_type"], transformers.CONFIG_MAPPING
     if kind not in known:
         raise ValueError(f"{path}: model_type={kind!r} is unknown to transformers {transformers.__version__}")
-    _check_sizes(path, config)
+    try:
+        _check_sizes(path, config)
+    except RecursionError as error:
+        raise ValueError(f"{path}: {error}; expected tables within fewer tables") from None
     usual = torch.get_default_dtype()
     try:
         dtype = dtypes.lookup(config.get("dtype") or config.get("torch_dtype") or "float32").name
@@ -157,11 +160,11 @@ def _harmless(config: Any) -> Any:
 
 
 def _check_sizes(path: Path, config: Any) -> None:
-    """Raise for unrealistic numbers of layers or experts, whose model would take hours to build."""
+    """Raise for unrealistic numbers of layers, experts or labels, whose model would take hours to build."""
     for key, entry in config.items():
         if isinstance(entry, dict):
             _check_sizes(path, entry)
-        counts = any(word in key for word in ("layer", "block", "depth", "expert"))
+        counts = any(word in key for word in ("layer", "block", "depth", "expert", "label"))
         if counts and isinstance(entry, int) and entry > _MOST_LAYERS:
             shown = entry if entry < 10**20 else "a number of more than 20 digits"
             raise ValueError(f"{path}: {key}={shown} is too large; expected at most {_MOST_LAYERS:,}")
