@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,9 +118,17 @@ def _read_file(path: Path) -> tuple[dict[str, _Entry], dict[str, str]]:
         with safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.offset_keys()}
             tensors = {name: (part.get_shape(), part.get_dtype()) for name, part in slices.items()}
-            return tensors, file.metadata() or {}
+            metadata = file.metadata() or {}
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+    return {name: tensors[name] for name in _in_order(tensors)}, metadata
+
+
+def _in_order(tensors: Mapping[str, _Entry]) -> Iterator[str]:
+    """Yield names in the order of the data; of tensors without elements, which share a place, by name."""
+    for is_empty, group in itertools.groupby(tensors, key=lambda name: 0 in tensors[name][0]):
+        names = list(group)
+        yield from sorted(names) if is_empty else names
 
 
 def _specs(path: Path, entries: Mapping[str, _Entry]) -> tuple[list[TensorSpec], list[str]]:
