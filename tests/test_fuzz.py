@@ -619,8 +619,9 @@ initializers = st.one_of(
         st.floats(-9, 9),
         st.floats(0.5, 9),
     ),
-    st.sampled_from([ini.Identity(), ini.Sparse(0.5), ini.Dirac()]),
+    st.sampled_from([ini.Identity(), ini.Dirac()]),
 )
+SMALL = 10_000
 
 
 @st.composite
@@ -668,8 +669,10 @@ def draws(draw):
             gap = 0 if kind == "packed" else draw(st.integers(0, 3)) * (1 if kind == "odd" else itemsize)
             steps[axis] = (clear + gap) * draw(st.sampled_from([1, 1, -1]))
             clear += abs(steps[axis]) * max(extents[axis] - 1, 0)
+    # Each column of it takes a look at all of its values, whatever the box.
+    sparse = st.just(ini.Sparse(0.5)) if math.prod(shape) < SMALL else st.nothing()
     return Draw(
-        draw(initializers),
+        draw(initializers | sparse),
         dtype,
         shape,
         box,
@@ -704,7 +707,7 @@ def check_draw(case, _):
             ini.initialize(case.initializer, case.shape, dtype=case.dtype, **options)
         return
     assert expected.shape == extents
-    if math.prod(case.shape) < 10_000:
+    if math.prod(case.shape) < SMALL:
         whole = ini.initialize(
             case.initializer, case.shape, seed=case.seed, name="w", dtype=case.dtype, backend="numpy"
         )
@@ -736,12 +739,15 @@ def check_draw(case, _):
 
 # --- the runs -----------------------------------------------------------------------------------------------
 
+# Tensors that share a place came in any order.
+EMPTY = {"dtype": "BF16", "shape": [0], "data_offsets": [0, 0]}
+NO_ELEMENTS = (framed(json.dumps({"a": EMPTY, "b": EMPTY, "c": EMPTY, "d": EMPTY}).encode(), b""),)
 # A dictionary of a name per label: minutes, and all memory.
 MANY_LABELS = (json.dumps({"model_type": "bert", **CONFIGS["bert"], "num_labels": 10**8}).encode(),)
 
 FUZZERS = {
     "recipes": Fuzzer(check_recipe, recipes, 100),
-    "safetensors": Fuzzer(check_safetensors, safetensors_files(), 100),
+    "safetensors": Fuzzer(check_safetensors, safetensors_files(), 100, NO_ELEMENTS),
     "indexes": Fuzzer(
         check_index, st.tuples(mangled(st.just(VALID_INDEX)) | indexes, safetensors_files()), 100
     ),
