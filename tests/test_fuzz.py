@@ -321,11 +321,17 @@ def fitting_rule(draw):
     )
 
 
+odd_dtypes = st.one_of(
+    st.sampled_from(
+        ["<f4", "single", "f4,f4", "(2,)f4", "(", "f4,,", "{'names': 1}", "m8[x]", "O", "V0", "\0"]
+    ),
+    st.text("fVOSUm0248,()[]{}<>=|' ", max_size=8),
+)
 documents = st.builds(
     lambda *parts: "\n".join(filter(None, [*parts[:-1], *parts[-1]])) + "\n",
     optional(setting("extends", st.sampled_from(sorted(NAMED)).map(json.dumps) | literal)),
     optional(setting("seed")),
-    optional(setting("dtype")),
+    optional(setting("dtype") | setting("dtype", odd_dtypes.map(json.dumps))),
     optional(setting(st.sampled_from(["description", "source", "a.b", "rules", '"a b"', "rules.a"]))),
     optional(
         setting(st.sampled_from(["c", "std", "depth", "sqrt", '"a b"', "constants"])).map(
@@ -739,6 +745,8 @@ def check_draw(case, _):
 
 # --- the runs -----------------------------------------------------------------------------------------------
 
+# NumPy parsed it as Python, in an error of syntax.
+DTYPES_IN_PYTHON = (b'dtype = "(1,"' + FALLBACK.encode(), b'dtype = "f4,,"' + FALLBACK.encode())
 # Tensors that share a place came in any order.
 EMPTY = {"dtype": "BF16", "shape": [0], "data_offsets": [0, 0]}
 NO_ELEMENTS = (framed(json.dumps({"a": EMPTY, "b": EMPTY, "c": EMPTY, "d": EMPTY}).encode(), b""),)
@@ -746,7 +754,7 @@ NO_ELEMENTS = (framed(json.dumps({"a": EMPTY, "b": EMPTY, "c": EMPTY, "d": EMPTY
 MANY_LABELS = (json.dumps({"model_type": "bert", **CONFIGS["bert"], "num_labels": 10**8}).encode(),)
 
 FUZZERS = {
-    "recipes": Fuzzer(check_recipe, recipes, 100),
+    "recipes": Fuzzer(check_recipe, recipes, 100, DTYPES_IN_PYTHON),
     "safetensors": Fuzzer(check_safetensors, safetensors_files(), 100, NO_ELEMENTS),
     "indexes": Fuzzer(
         check_index, st.tuples(mangled(st.just(VALID_INDEX)) | indexes, safetensors_files()), 100

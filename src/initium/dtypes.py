@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -117,6 +118,7 @@ def _table() -> dict[str, DType]:
 
 DTYPES: Mapping[str, DType] = MappingProxyType(_table())
 _BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES.values()}
+_PLAIN = re.compile(r"[<>=|]?\w+")
 _BY_SAFETENSORS = {dtype.safetensors: dtype for dtype in DTYPES.values()}
 
 
@@ -149,11 +151,12 @@ def _lookup(dtype: Any) -> DType:
         return DTYPES[name]
     if name in _BY_SAFETENSORS:
         return _BY_SAFETENSORS[name]
-    if dtype is None:
+    # NumPy parses other texts as Python, as it does "(2,)f4".
+    if dtype is None or (isinstance(dtype, str) and not _PLAIN.fullmatch(dtype)):
         raise _unknown(dtype)
     try:
         return _BY_NUMPY[np.dtype(dtype)]
-    except (TypeError, KeyError):
+    except (TypeError, ValueError, KeyError):
         raise _unknown(dtype) from None
 
 
