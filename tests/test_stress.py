@@ -1,6 +1,7 @@
 """Many calls at once: threads, forks and spawned processes draw what one thread draws, and none hangs."""
 
 import hashlib
+import json
 import logging
 import os
 import random
@@ -96,3 +97,27 @@ def test_forks_spawns_and_threads(seconds):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     log.info("%s", done.stdout.strip())
+
+
+def test_configurations_on_threads(tmp_path):
+    """torch's usual dtype and the Hub's switch belong to the process: they are as before, in the end too."""
+    import torch
+    from huggingface_hub import constants
+
+    from initium.models.hugging_face import from_config
+
+    before = torch.get_default_dtype(), constants.HF_HUB_OFFLINE
+    sizes = {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 8, "vocab_size": 16}
+    paths = {}
+    for dtype in ("float32", "bfloat16", "float16", "float64"):
+        paths[dtype] = tmp_path / f"{dtype}.json"
+        paths[dtype].write_text(json.dumps({"model_type": "gpt2", **sizes, "dtype": dtype}))
+    from_config(paths["float32"])  # what it imports
+
+    def read(number):
+        dtype = list(paths)[number % len(paths)]
+        return {tensor.dtype for tensor in from_config(paths[dtype]).tensors} == {dtype}
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(40)))
+    assert (torch.get_default_dtype(), constants.HF_HUB_OFFLINE) == before

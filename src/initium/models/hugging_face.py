@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from initium import dtypes
+from initium.kernels.forks import hold_over_forks
 from initium.layouts import IN_OUT, TRANSPOSED, Layout
 from initium.models.architecture import Architecture
 from initium.specs import TensorSpec
@@ -126,6 +127,12 @@ def _on_meta_device(path: Path, config: dict[str, Any], torch: Any, transformers
         _check_sizes(path, config)
     except RecursionError as error:
         raise ValueError(f"{path}: {error}; expected tables within fewer tables") from None
+    with _building:
+        return _built(path, config, torch, transformers)
+
+
+def _built(path: Path, config: dict[str, Any], torch: Any, transformers: Any) -> Any:
+    kind, known = config["model_type"], transformers.CONFIG_MAPPING
     usual = torch.get_default_dtype()
     try:
         dtype = dtypes.lookup(config.get("dtype") or config.get("torch_dtype") or "float32").name
@@ -147,6 +154,9 @@ _FETCHING = re.compile(r"_?\w*_implementation(_internal)?|auto_map")
 _MOST_LAYERS = 100_000
 _MOST_TENSORS = 300_000
 _guarded = threading.local()
+#: Held while a model is built: torch's usual dtype and the Hub's switch belong to the whole process.
+_building = threading.RLock()
+hold_over_forks(_building)
 
 
 def _harmless(config: Any) -> Any:
