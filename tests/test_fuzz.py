@@ -13,6 +13,7 @@ import re
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -352,7 +353,9 @@ recipes = st.one_of(
 def check_recipe(data, folder):
     path = folder / "r.toml"
     path.write_bytes(data)
-    recipe, error = result_or_error(RecipeError, load, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of re, about the user's regular expression
+        recipe, error = result_or_error(RecipeError, load, path)
     if error is not None:
         assert re.match(re.escape(str(path)) + r"(:\d+)?: ", error)
         return
@@ -622,8 +625,8 @@ initializers = st.one_of(
     st.builds(lambda low, width: ini.Uniform(low, low + width), finite, st.floats(0.5, 100)),
     st.builds(
         lambda low, width: ini.TruncatedNormal(0.0, 1.0, low, low + width),
-        st.floats(-9, 9),
-        st.floats(0.5, 9),
+        st.sampled_from([-9.0, -3.0, -0.5, 0.25, 3.5]),  # few: each takes a table of its own
+        st.sampled_from([0.5, 1.0, 7.0]),
     ),
     st.sampled_from([ini.Identity(), ini.Dirac()]),
 )
