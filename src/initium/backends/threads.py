@@ -162,7 +162,7 @@ def one_blas_thread() -> Iterator[None]:
 
     Then the order of additions in a product depends only on its shape.
     """
-    with _blas_lock:
+    with _products, _blas_lock:  # a fork waits: OpenBLAS holds a lock while its threads come and go
         if not _blas_calls:
             _blas_before[:] = [(library, library.get_num_threads()) for library in _blas_libraries()]
             for library, _ in _blas_before:
@@ -172,7 +172,7 @@ def one_blas_thread() -> Iterator[None]:
     try:
         yield
     finally:
-        with _blas_lock:
+        with _products, _blas_lock:
             calls.pop()
             if calls is _blas_calls and not calls:
                 _restore_blas()
