@@ -295,3 +295,12 @@ def test_a_thread_within_a_product_may_fork():
             pass
         gate.after_fork()
     assert not gate._inside
+
+
+def test_a_fork_that_began_before_the_gate_was_there_leaves_it_open():
+    """Products waited for ever: the hook after the fork took one from a count of none."""
+    gate = threads._ForkGate()
+    gate.after_fork()
+    assert not gate._forking
+    with gate:
+        pass

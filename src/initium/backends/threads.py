@@ -204,7 +204,7 @@ class _ForkGate:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside: dict[int, int] = {}  # entries by thread
-        self._forking = 0
+        self._forking: set[int] = set()  # threads
 
     def __enter__(self) -> None:
         me = threading.get_ident()
@@ -224,14 +224,15 @@ class _ForkGate:
     def before_fork(self) -> None:
         """Let no thread start a product, and wait for the running products."""
         with self._changed:
-            self._forking += 1
+            self._forking.add(threading.get_ident())
             while self._inside.keys() - {threading.get_ident()}:
                 self._changed.wait()
 
     def after_fork(self) -> None:
         """Allow products again, in the parent."""
         with self._changed:
-            self._forking -= 1
+            # A fork that began before this module was imported has not been counted.
+            self._forking.discard(threading.get_ident())
             self._changed.notify_all()
 
 
