@@ -18,16 +18,16 @@ __all__ = ["in_default_mode"]
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
-# Variables, since constants would be multiplied and added when this file is compiled.
+# Variables, since Python computes products and sums of constants when it compiles this file.
 _ONE, _SMALL, _HALF, _LARGE = 1.0, 2.0**-60, 0.5, 2.0**1000
 _LEAST_NORMAL = 2.0**-1022
 
 
 def _is_default() -> bool:
-    """Return whether the mode is the default one, by results, in a tenth of the time of asking for it.
+    """Return whether the mode is the default one, by results, since a call of the C library costs more.
 
-    The first product is a subnormal number, which the second takes. To nearest, 1 + 2**-60 and 1 - 2**-60
-    both round to 1; no other mode rounds them to the same number.
+    The first product is a subnormal number, and the second product shows whether it became zero. 1 + 2**-60
+    and 1 - 2**-60 both round to 1 to nearest; no other mode rounds them to the same number.
     """
     return _LEAST_NORMAL * _HALF * _LARGE > 0.0 and _ONE + _SMALL == _ONE - _SMALL
 
@@ -38,9 +38,9 @@ class _Switch(NamedTuple):
     Attributes
     ----------
     enter
-        Sets the default mode and returns what was set before.
+        Sets the default mode and returns the mode before.
     leave
-        Sets what `enter` returned.
+        Sets the mode that `enter` returned.
     """
 
     enter: Callable[[], Any]
@@ -92,7 +92,7 @@ _enter, _leave = _switch()
 
 
 def in_default_mode(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Let a function run in the default mode, and give its caller's mode back afterwards."""
+    """Let a function run in the default mode, and restore the mode of its caller afterwards."""
 
     @wraps(function)
     def inner(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:

@@ -33,6 +33,7 @@ MODULES_WITH_EXAMPLES = (
     "initium.initializers.scaling",
     "initium.initializers.sparse",
     "initium.initializers.unit_ball",
+    "initium.io.safetensors",
     "initium.jax.initializers",
     "initium.keras",
     "initium.layouts",

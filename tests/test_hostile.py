@@ -200,7 +200,7 @@ def test_recipes_that_make_no_sense(text, message):
         parse(text, "r.toml").resolve(depth=1, width=1)
 
 
-@pytest.mark.filterwarnings("ignore:no tensor is left")
+@pytest.mark.filterwarnings("ignore:no remaining tensor matches")
 def test_thousands_of_rules_for_one_name_each_are_looked_up(monkeypatch):
     matched = []
     matcher = Rule.matcher
@@ -216,7 +216,7 @@ def test_thousands_of_rules_for_one_name_each_are_looked_up(monkeypatch):
     assert values == {**{name: float(i) for i, name in enumerate(names)}, **early, "other": -2.0}
 
 
-@pytest.mark.filterwarnings("ignore:no tensor is left")
+@pytest.mark.filterwarnings("ignore:no remaining tensor matches")
 @pytest.mark.parametrize(
     ("patterns", "winner"),
     [(("a.*", "a.w"), 0), (("a.w", "a.*"), 0), (("b", "a.*", "a.w"), 1), (("b", "a.w", "*", "a.w"), 1)],

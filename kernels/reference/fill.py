@@ -53,7 +53,7 @@ def draw(
 
 
 def _clamp(x: NDArray[Any], low: Any, high: Any) -> NDArray[Any]:
-    """Keep values in [low, high] as kernels do: a zero keeps its sign, where versions of `np.clip` differ."""
+    """Clamp values to [low, high] as kernels do; zeros keep their signs, unlike in some `np.clip`."""
     raised = np.where(x < low, low, x)
     return np.where(raised > high, high, raised)
 

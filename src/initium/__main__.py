@@ -1,4 +1,4 @@
-"""The command ``initium``, or ``python -m initium``: an interrupt ends it at once, without a traceback."""
+"""The command ``initium``, or ``python -m initium``; an interrupt ends it at once, without a traceback."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import FrameType
 
 __all__ = ["main"]
 
-#: What shells report for a command that SIGINT has ended.
+#: The exit status of a command that SIGINT has ended.
 _INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line."""
     _open_closed_streams()
-    # Before a command runs and after it there is nothing to clear up; imports take a third of a second.
+    # Before and after a command there is nothing to clean up, so an interrupt can end the process.
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, _end)

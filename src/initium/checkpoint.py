@@ -175,9 +175,9 @@ def init_checkpoint(
     The files are written while the weights are drawn. Memory stays at two buffers of 16 MiB, also for large
     models. An orthogonal weight that is larger than a buffer needs memory for one matrix in addition.
 
-    At every moment a reader finds the whole older output, the whole new one, or nothing that looks whole. An
-    error or an interrupt leaves the older one; after a kill the next run of the same output completes or
-    undoes the switch from one to the other. `initium.io.write_checkpoint` states this in full.
+    At all times, a reader finds the complete older output, the complete new one, or no output. An error or an
+    interrupt leaves the older output. If a run is killed, the next run of the same output completes or undoes
+    the switch to the new output. `initium.io.write_checkpoint` gives the details.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def init_checkpoint(
     shard_size
         Largest number of bytes of a file. Default: 5 GB in a folder, else no limit.
     overwrite
-        Replace an existing output, all its shards included. A link is replaced, not what it leads to.
+        Replace an existing output, including all its shards. A link is replaced, not its target.
     progress
         True for a progress bar (extra ``cli``), or a function that is called with (bytes written, bytes in
         all).
@@ -208,8 +208,8 @@ def init_checkpoint(
     Raises
     ------
     FileExistsError
-        If there is an output already, another run is writing it, another kind of file stands
-        in its place, or an interrupted run left files that can neither be completed nor undone.
+        If the output exists already, if another run is writing it, if its path is not a regular file, or if
+        an interrupted run left files that can neither be completed nor undone.
     TypeError, ValueError
         If an argument is wrong; nothing has been written then.
     OSError
@@ -218,7 +218,7 @@ def init_checkpoint(
     Warns
     -----
     UnusedRuleWarning
-        If a rule of a recipe file matches nothing.
+        If a rule of a recipe file matches no tensor.
     RuntimeWarning
         If an interrupted run was completed or undone; see `initium.io.write_checkpoint`.
 

@@ -29,7 +29,7 @@ def lookup(name: str) -> Backend:
     if name not in BACKENDS:
         raise ValueError(f"backend={name!r} is unknown; expected one of {', '.join(BACKENDS)}")
     module = f"initium.backends.{name}"
-    # What a module defines last: it is there once the import is done, and takes a tenth of another import.
+    # A module defines BACKEND last, so it exists once the import is complete; another import costs more.
     found: Backend | None = getattr(sys.modules.get(module), "BACKEND", None)
     return _imported(name, module) if found is None else found
 

@@ -45,5 +45,5 @@ def reporter(progress: Reported, label: str, *, in_bytes: bool = False) -> Itera
     try:
         yield lambda done, total: bar.update(task, completed=done, total=total)
     finally:
-        with suppress(OSError):  # the terminal has been closed: that undoes no work
+        with suppress(OSError):  # a closed terminal is not an error of the work
             bar.stop()

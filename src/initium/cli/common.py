@@ -28,7 +28,7 @@ class _UsageError(click.ClickException):
 
 
 class _Interrupted(click.ClickException):
-    """An interrupt; shells report this status for a command that SIGINT has ended."""
+    """An interrupt, with the exit status of a command that SIGINT has ended."""
 
     exit_code = 130
 

@@ -38,7 +38,7 @@ def _output(path: str) -> Path:
     required=True,
     metavar="PATH",
     callback=checked(_output),
-    help="A .safetensors file, or a folder that gets model.safetensors or shards, and config.json.",
+    help="A .safetensors file, or a folder for model.safetensors or shards, and config.json.",
 )
 @options.recipe
 @click.option(

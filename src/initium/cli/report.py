@@ -1,4 +1,4 @@
-"""Printing after the work is done: an output that cannot be read is not a failure."""
+"""Printing after the work is done; an error of the printing is not a failure of the command."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["work_is_done"]
 
 @contextmanager
 def work_is_done() -> Iterator[None]:
-    """Print in such a block: a closed pipe or a full disk under standard output changes no exit status."""
+    """Ignore errors of printing in this block, such as a closed pipe, so that the exit status stays 0."""
     try:
         yield
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
     except (OSError, UnicodeError):
-        # What could not be printed is still in a buffer, which Python empties at its end.
+        # The rest is still in a buffer, which Python flushes at its end.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError, OSError, ValueError):  # closed, or a test's
+            with suppress(AttributeError, OSError, ValueError):  # a closed stream, or the stream of a test
                 os.dup2(nowhere, stream.fileno())
         os.close(nowhere)

@@ -37,7 +37,9 @@ class Orthogonal:
     batch_axis
         Axes that stack independent matrices (experts, heads). Default: the batch axes of a `Layout`.
 
-    Notes ----- The distribution is that of `torch.nn.init.orthogonal_`, `keras.initializers.Orthogonal` and
+    Notes
+    -----
+    The distribution is that of `torch.nn.init.orthogonal_`, `keras.initializers.Orthogonal` and
     `jax.nn.initializers.orthogonal`. `initium.fills.orthogonal` defines the values. They are computed in
     float32 (float64 for float64) and rounded once. The number of threads changes no bit; slices and backends
     agree within 1e-5 times the gain. Extra memory of ``"householder"`` with two threads, in units of the

@@ -1,4 +1,4 @@
-"""A lock on one output: the system lets go of it when its process ends, however that comes about."""
+"""A lock on one output; the system releases it when the process ends in any way."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ else:
     import fcntl
 
     def _try_lock(descriptor: int) -> bool:
-        # Unlike locks of fcntl's own, it holds among threads too, and is kept when another
-        # descriptor of the file is closed.
+        # Unlike `fcntl.lockf`, it also works between threads, and another descriptor of the file can be
+        # closed without releasing it.
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -41,14 +41,14 @@ else:
 
 
 class Lock:
-    """A locked file in a folder of its own, both of which go when the lock is released.
+    """A locked file in its own folder; both are removed when the lock is released.
 
     Parameters
     ----------
     folder
-        Made if it does not exist, with the folders above it.
+        The folder, which is created if it does not exist, with the folders above it.
     output
-        What an error names.
+        The path in error messages.
 
     Raises
     ------
@@ -58,7 +58,7 @@ class Lock:
     Warns
     -----
     RuntimeWarning
-        If the file system has no locks; the run goes on without.
+        If the file system has no locks; the run continues without a lock.
     """
 
     def __init__(self, folder: Path, output: Path) -> None:
@@ -71,7 +71,7 @@ class Lock:
                     raise FileExistsError(errno.EEXIST, "Another run is writing this output", str(output))
                 if self.is_current():
                     return
-                self._close()  # of a file that its last holder has removed meanwhile
+                self._close()  # the last holder has removed the file in the meantime
         raise FileNotFoundError(errno.ENOENT, "Is removed again and again", str(folder))
 
     def _opened(self, output: Path) -> bool:
@@ -79,7 +79,7 @@ class Lock:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
-            return False  # another run has just ended, and removed its folder
+            return False  # another run has just ended and removed its folder
         except FileExistsError as error:
             raise FileExistsError(errno.EEXIST, "In the way of a folder", str(self._folder)) from error
         except OSError as error:
@@ -102,20 +102,20 @@ class Lock:
         return True
 
     def is_current(self) -> bool:
-        """Return whether the folder still holds the locked file, and not that of another run."""
+        """Return whether the folder still holds the locked file, not the file of another run."""
         try:
             return os.path.samestat(os.fstat(self._descriptor), self._path.stat())
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
-        """Let go, and remove the file, and the folder if it is empty."""
+        """Release the lock, and remove the file, and the folder if it is empty."""
         if self._descriptor < 0:
             return
         mine = False
         with suppress(OSError):
             mine = self.is_current()
-        # What is open cannot be removed on Windows; elsewhere nobody can lock it meanwhile.
+        # Windows cannot remove an open file. On other systems the file is removed while it is locked.
         if sys.platform == "win32":
             self._close()
             self._remove_file(mine)

@@ -1,4 +1,4 @@
-"""Where the files of one output stand before, while and after they are switched."""
+"""The paths of the files of one output before, during and after a switch."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = [
     "sync_folder",
 ]
 
-#: Folder of files that are not yet whole, or not yet in their places. It may be deleted: an older output
-#: can be had back without it.
+#: Folder of new files that are incomplete or not renamed yet. It may be deleted: an older output does not
+#: need it.
 PARTIAL_PREFIX = "initium-partial-"
-#: Folder of an older output while a new one takes its place, and of the journal. It must not be deleted.
+#: Folder of an older output during the switch to a new one, and of the journal. It must not be deleted.
 KEPT_PREFIX = "initium-old-"
 
-# Neither is taken for weights by a loader.
+# No loader takes files with these suffixes for weights.
 _PARTIAL_SUFFIX = ".tmp"
 _KEPT_SUFFIX = ".bak"
 
@@ -38,14 +38,14 @@ _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 @dataclass(frozen=True)
 class Places:
-    """The places of the files of one output; all are in one folder, so that files need not be copied.
+    """The paths of the files of one output; all are in one folder, so that files need not be copied.
 
     Attributes
     ----------
     folder
         The folder of the output.
     stem
-        What distinguishes outputs in one folder.
+        A name that distinguishes the outputs in one folder.
     """
 
     folder: Path
@@ -62,15 +62,15 @@ class Places:
         return self.folder / f"{KEPT_PREFIX}{self.stem}"
 
     def final(self, name: str) -> Path:
-        """Return where readers look for a file."""
+        """Return the path at which readers look for a file."""
         return self.folder / name
 
     def new(self, name: str) -> Path:
-        """Return where a new file waits."""
+        """Return the path of a new file before the switch."""
         return self.partial / f"{name}{_PARTIAL_SUFFIX}"
 
     def old(self, name: str) -> Path:
-        """Return where an old file is kept."""
+        """Return the path of an old file during the switch."""
         return self.kept / f"{name}{_KEPT_SUFFIX}"
 
     def is_new(self, entry: Path) -> bool:
@@ -83,21 +83,21 @@ class Places:
 
 
 def is_plain_name(name: Any) -> bool:
-    """Return whether a name is that of a file in the same folder: another could reach any file."""
+    """Return whether a name is a plain file name; a path could refer to any file."""
     return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
 
 
 class Stamp(NamedTuple):
-    """What identifies a file, also when it has been renamed."""
+    """Properties that identify a file, also after a rename."""
 
     nbytes: int
     mtime_ns: int
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Return the stamp of what stands at a path, be it a link to nothing; None if nothing does.
+    """Return the stamp of the entry at a path, also of a broken link; None if there is no entry.
 
-    Unlike `Path.exists`, it takes no other error for that.
+    Unlike `Path.exists`, it raises for all other errors.
     """
     try:
         return stamp_of_file(path)
@@ -106,13 +106,13 @@ def stamp_of(path: Path) -> Stamp | None:
 
 
 def stamp_of_file(path: Path) -> Stamp:
-    """Return the stamp of what stands at a path; it is an error if nothing does."""
+    """Return the stamp of the entry at a path; raise if there is no entry."""
     status = path.lstat()
     return Stamp(status.st_size, status.st_mtime_ns)
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuse a path where a folder, pipe or device stands; a link is replaced, not what it leads to."""
+    """Raise if the path is a folder, pipe or device. A link is allowed: it is replaced, not its target."""
     with suppress(FileNotFoundError):
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
@@ -120,7 +120,7 @@ def check_replaceable(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where system, disk and rights let us."""
+    """Wait until the names in a folder are on the disk, if the system and the permissions allow it."""
     if sys.platform == "win32":  # folders cannot be opened
         return
     try:

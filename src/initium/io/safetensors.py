@@ -1,4 +1,4 @@
-"""The safetensors format: what a checkpoint holds, and the header and index of a new one."""
+"""The safetensors format: the content of a checkpoint, and the header and index of a new one."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ __all__ = [
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 
-#: Readers refuse a longer header (safetensors' own limit).
+#: The limit of safetensors for the header; readers reject a longer one.
 _HEADER_LIMIT = 100_000_000
 _HEADER_ALIGNMENT = 8
-#: Dtypes of safetensors that no initializer fills: counters, indices and masks.
+#: Dtypes in safetensors that no initializer fills: counters, indices and masks.
 _LEFT_OUT_DTYPES = frozenset(("BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"))
 
 #: Shape and safetensors dtype.
@@ -43,12 +43,12 @@ _Entry = tuple[list[int], str]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and what is wrong with it."""
+    """A checkpoint that cannot be used; the message names the file and the error."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, without its values.
+    """The content of a checkpoint, without values.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Checkpoint:
     files
         The ``.safetensors`` files.
     left_out
-        Names of the tensors of integers and booleans, which are not among `tensors`.
+        Names of the tensors of integers and booleans, which are not in `tensors`.
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -69,21 +69,30 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read names, shapes, dtypes and metadata of a ``.safetensors`` file or of shards; no data is read.
+    """Read names, shapes, dtypes and metadata of a ``.safetensors`` file or of shards, without the data.
 
     Parameters
     ----------
     path
-        A ``.safetensors`` file or a ``*.safetensors.index.json``. An index decides which tensors belong
-        to the model, as it does for loaders; others in its shards are left out.
+        A ``.safetensors`` file or a ``*.safetensors.index.json``. As for loaders, an index decides which
+        tensors belong to the model; other tensors in its shards are ignored.
 
     Raises
     ------
     FileNotFoundError
-        If the file, or a shard that the index names, does not exist.
+        If the file, or a shard in the index, does not exist.
     CheckpointError
-        If a header or index is malformed or truncated, a shard lacks a tensor that the index places in
-        it, or a tensor has a dtype that is neither one that initium writes nor of integers or booleans.
+        If a header or index is malformed or truncated, if a shard lacks a tensor of the index, or if a tensor
+        has a dtype that initium neither writes nor leaves out (integers and booleans are left out).
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> from initium.io import read_checkpoint
+    >>> from safetensors.numpy import save_file
+    >>> save_file({"fc.weight": ini.normal((4, 3), seed=7)}, "w.safetensors")
+    >>> read_checkpoint("w.safetensors").tensors
+    (TensorSpec(name='fc.weight', shape=(4, 3), dtype='float32'),)
     """
     path = Path(path)
     if not path.name.endswith(".json"):
@@ -125,14 +134,14 @@ def _read_file(path: Path) -> tuple[dict[str, _Entry], dict[str, str]]:
 
 
 def _in_order(tensors: Mapping[str, _Entry]) -> Iterator[str]:
-    """Yield names in the order of the data; of tensors without elements, which share a place, by name."""
+    """Yield names by offset; tensors without elements share an offset and are sorted by name."""
     for is_empty, group in itertools.groupby(tensors, key=lambda name: 0 in tensors[name][0]):
         names = list(group)
         yield from sorted(names) if is_empty else names
 
 
 def _specs(path: Path, entries: Mapping[str, _Entry]) -> tuple[list[TensorSpec], list[str]]:
-    """Return the tensors of a file that can be filled, and the names of those of integers or booleans."""
+    """Return the tensors of a file that can be filled, and the names of the others."""
     left_out = [name for name, (_, dtype) in entries.items() if dtype in _LEFT_OUT_DTYPES]
     kept = [name for name in entries if entries[name][1] not in _LEFT_OUT_DTYPES]
     return [_spec(path, name, *entries[name]) for name in kept], left_out
@@ -167,7 +176,7 @@ def _read_index(path: Path) -> dict[Path, list[str]]:
 
 
 class Extent(NamedTuple):
-    """Where a tensor's bytes lie in its file."""
+    """The byte range of a tensor in its file."""
 
     tensor: int
     begin: int
@@ -176,7 +185,7 @@ class Extent(NamedTuple):
 
 @dataclass(frozen=True)
 class FileLayout:
-    """One file to be written.
+    """The layout of a file to be written.
 
     Attributes
     ----------
@@ -200,7 +209,7 @@ class FileLayout:
 def layout_file(
     name: str, tensors: Sequence[TensorSpec], members: Sequence[int], metadata: Mapping[str, str]
 ) -> FileLayout:
-    """Lay out the file `name` with those of `tensors` whose positions are in `members`."""
+    """Return the layout of the file `name` for the tensors at the positions `members`."""
     ordered = sorted(members, key=lambda i: -tensors[i].itemsize)
     ends = list(itertools.accumulate((tensors[i].nbytes for i in ordered), initial=0))
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -223,8 +232,8 @@ def layout_file(
 def split_into_shards(tensors: Sequence[TensorSpec], shard_size: int | None) -> list[list[int]]:
     """Return the positions of the tensors of each shard, in order.
 
-    As in Hugging Face's libraries, a shard is closed by the tensor that would make it exceed
-    `shard_size` bytes, and a tensor larger than that is a shard of its own.
+    As in Hugging Face's libraries, a new shard starts at the tensor with which a shard would exceed
+    `shard_size` bytes. A tensor that is larger than `shard_size` has its own shard.
     """
     shards: list[list[int]] = [[]]
     used = 0

@@ -1,4 +1,4 @@
-"""A file that is written before it gets its name: past the page cache where that can be."""
+"""A file under a temporary name, written without the page cache if possible."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 __all__ = ["BLOCK", "StagedFile"]
 
-#: Direct writes begin and end, in memory and in the file, at multiples of this.
+#: Alignment of direct writes, in memory and in the file.
 BLOCK = 4096
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -21,23 +21,22 @@ class StagedFile:
     Parameters
     ----------
     path
-        Where it is written; what a killed run left there is removed.
+        The temporary path; a file of a killed run is removed.
     final
-        The name it gets in the end, by which errors call it.
+        The final path, which is used in error messages.
     direct
-        Go past the page cache, where the file system can. Each write, but for the last, must then be of
-        memory that begins at a multiple of `BLOCK` and is a multiple of it long.
+        Bypass the page cache (O_DIRECT) if the file system supports it. Then each write except the last must
+        have an address and a length that are multiples of `BLOCK`.
 
     Notes
     -----
-    Why direct: on a machine of two cores with a virtual disk, 16 GB took 16 s so, as `dd` does with
-    ``oflag=direct``, and 40 to 56 s through the page cache, whose copies take a core from the samplers and
-    which throttles its writers.
+    The page cache copies all data, which takes time from the samplers, and it throttles its writers. The
+    section "Checkpoints" of benchmarks/README.md gives figures.
     """
 
     def __init__(self, path: Path, final: Path, *, direct: bool = False):
         self.path, self.final = path, final
-        # One thread may close the file, after an interrupt, while another one writes.
+        # After an interrupt, one thread may close the file while another thread writes.
         self._lock, self._is_closing = threading.Lock(), False
         try:
             path.unlink(missing_ok=True)
@@ -78,12 +77,12 @@ class StagedFile:
         try:
             with self._lock:
                 os.fsync(self._descriptor)
-        except OSError as error:  # where writes are cached, a full or broken disk shows only here
+        except OSError as error:  # with cached writes, the error of a full disk occurs only here
             raise self._named(error) from error
         self.close()
 
     def close(self) -> None:
-        """Close; harmless when closed."""
+        """Close the file; a second call does nothing."""
         self._is_closing = True
         with self._lock:
             descriptor, self._descriptor = self._descriptor, -1
@@ -95,7 +94,7 @@ class StagedFile:
 
 
 def _above_standard_streams(descriptor: int) -> int:
-    """Return a duplicate that is none of 0, 1, 2: what is printed would land in the file."""
+    """Return a duplicate descriptor above 2, since printed text goes to the descriptors 0 to 2."""
     if descriptor > 2:
         return descriptor
     try:
@@ -114,7 +113,7 @@ def _set_direct(descriptor: int, on: bool) -> bool:
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if on else flags & ~os.O_DIRECT)
     except OSError as error:
-        if on and error.errno == errno.EINVAL:  # the file system knows no direct writes
+        if on and error.errno == errno.EINVAL:  # the file system does not support direct writes
             return False
         raise
     return on

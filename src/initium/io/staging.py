@@ -1,4 +1,4 @@
-"""The files of one output, which readers see when all of them are whole."""
+"""The files of one output, which readers see when all of them are complete."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ __all__ = ["Staging", "replace_file"]
 
 
 class Staging:
-    """The files of one output.
+    """The files of one output, as a context manager.
 
-    A context manager. Entering it locks the output, completes or undoes what an interrupted run had
-    begun, and removes what that left over. Leaving it removes all files that were not committed.
+    The entry locks the output, completes or undoes an interrupted run, and removes its temporary files. The
+    exit removes all files that were not committed.
 
-    At every moment readers find the whole older output, the whole new one, or no file that makes files
-    look whole. That holds after an error, an interrupt, a kill or a loss of power too. Where the process
-    can go on it ends with one of the two outputs whole; else the next `Staging` of the same output does.
+    At all times, readers find the complete older output, the complete new one, or no output. This is also
+    true after an error, an interrupt, a kill or a loss of power. If the process can continue, one of the two
+    outputs is complete at its end. Otherwise the next `Staging` of the same output makes it complete.
 
     Parameters
     ----------
     folder
         The folder of the output.
     stem
-        What distinguishes outputs in one folder.
+        A name that distinguishes the outputs in one folder.
     output
-        What errors call it.
+        The path in error messages.
 
     Raises
     ------
     FileExistsError
-        On entering, if another run has locked the output, or if an interrupted one can neither be
-        completed nor undone.
+        At the entry, if another run has locked the output, or if an interrupted run can neither be completed
+        nor undone.
     """
 
     def __init__(self, folder: Path, stem: str, output: Path) -> None:
@@ -51,7 +51,7 @@ class Staging:
 
     def __enter__(self) -> Self:
         try:
-            with deferred():  # or a lock could be held that nobody knows
+            with deferred():  # else an interrupt could leave a lock that is not released
                 self._lock = Lock(self.places.partial, self._output)
                 recover(self.places)
                 self._remove_new_files()
@@ -66,20 +66,20 @@ class Staging:
         return self._files[-1]
 
     def commit(self, names: Sequence[str], *, old: Collection[str] = (), keys: Collection[str] = ()) -> None:
-        """Let new files take the places of old ones.
+        """Replace old files by new ones.
 
-        One new file in the place of at most one old file of the same name takes one rename. For others
-        see `switch`. Signals that end a run wait meanwhile. If it fails, the old files stand; only after
-        the last new one has its name do the new ones stay, though the disk may not hold them for good.
+        One new file that replaces at most one old file of the same name needs one rename. For other cases see
+        `switch`. Signals that end a run wait until the end. If an error occurs before the last rename, the
+        old files stay. After the last rename the new files stay, but they may not survive a loss of power.
 
         Parameters
         ----------
         names
-            Names of the new files; readers take an output for whole when they find the last one.
+            Names of the new files; the last one makes the output complete for readers.
         old
             Names of the old files.
         keys
-            Names of files by which readers take an output for whole.
+            Names of files that make an output complete for readers.
         """
         with deferred():
             if not self._is_mine():
@@ -127,7 +127,7 @@ class Staging:
     def _discard(self) -> None:
         for file in self._files:
             file.close()
-        # If the folder is another run's by now, or a switch is half done, the files are needed.
+        # The files are needed if the folder belongs to another run now, or if a switch is not finished.
         if self._is_mine() and not is_pending(self.places):
             self._remove_new_files()
 
@@ -138,17 +138,17 @@ class Staging:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file that readers see when it is whole, in the place of an older one.
+    """Write a file that readers see when it is complete, and replace an older one.
 
     Raises
     ------
     FileExistsError
-        If something else than a regular file or a link stands there, or another run is writing the file.
+        If the path is neither a regular file nor a link, or another run is writing the file.
     OSError
-        If it cannot be written; an older file stands then.
+        If the file cannot be written; an older file stays then.
     """
     check_replaceable(path)
-    path.parent.stat()  # it is not made
+    path.parent.stat()  # raises if the folder does not exist
     with Staging(path.parent, path.name, path) as staging:
         file = staging.create(path.name)
         file.write(content)

@@ -1,14 +1,14 @@
-"""From an old output to a new one of several files, so that readers never take a mixture for whole.
+"""The switch from an old output of several files to a new one, such that readers never see a mixture.
 
-What makes files look whole is a *key* among them: the index of shards, or the one file that needs none.
-The steps, each of which renames files within one folder:
+A *key* is the file by which readers find an output: the index of shards, or a single file without an index.
+The steps rename files within one folder:
 
-1. The journal is written, when all new files are on the disk.
-2. The old keys are renamed, then the other old files: nothing looks whole.
-3. The new files take their places, the new key last: the new output is whole.
-4. The journal gets the name that says so, and the old files are removed.
+1. The journal is written, after all new files are on the disk.
+2. The old keys are renamed, then the other old files. Now readers find no output.
+3. The new files are renamed, the new key last. Now the new output is complete.
+4. The journal is renamed, which states this, and the old files are removed.
 
-The names of the files show how far a run came: another one can continue from any step, forward or back.
+The names of the files show the last step of a run. Another run can continue from any step, forward or back.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Switch:
-    """The switch of one output, as the journal describes it.
+    """The switch of one output: the content of the journal.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Switch:
     old
         Stamps of the old files by name; new files may have the same names.
     keys
-        Names of files that make an output look whole.
+        Names of files by which readers find an output.
     """
 
     places: Places
@@ -57,21 +57,21 @@ class Switch:
     # --- deciding -------------------------------------------------------------------------------------------
 
     def can_go_forward(self) -> bool:
-        """Return whether all new files are at hand."""
+        """Return whether all new files exist."""
         waiting = self.places.new
         return all(stamp_of(waiting(name)) == self.new[name] or self._is_new(name) for name in self.new)
 
     def can_go_back(self) -> bool:
-        """Return whether all old files are at hand."""
+        """Return whether all old files exist."""
         kept = self.places.old
         return all(stamp_of(kept(name)) == self.old[name] or self._is_old(name) for name in self.old)
 
     def strangers(self) -> list[str]:
-        """Return names at which a file stands that is neither the old nor the new one."""
+        """Return the names with a file that is neither the old nor the new one."""
         return [name for name in {**self.new, **self.old} if self._standing(name) == "other"]
 
     def _standing(self, name: str) -> Literal["new", "old", "other"] | None:
-        """Return which file has a name, if any does."""
+        """Return which file has a final name, if any."""
         final = stamp_of(self.places.final(name))
         if final is None:
             return None
@@ -90,7 +90,7 @@ class Switch:
     # --- moving ---------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Go forward, or back where a step fails before the new output is whole."""
+        """Go forward, or go back if a step fails before the new output is complete."""
         try:
             self._write_journal()
             self._go_forward()
@@ -104,7 +104,7 @@ class Switch:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def back(self) -> None:
-        """Put every file back to where it was before the switch."""
+        """Rename every file to its name before the switch."""
         for name in reversed([*self.new]):
             if self._is_new(name):
                 self.places.final(name).replace(self.places.new(name))
@@ -135,7 +135,7 @@ class Switch:
         return keys, [name for name in self.old if name not in keys]
 
     def _give_up(self, error: BaseException) -> None:
-        """Go back, unless the new output is whole: that is not taken away again."""
+        """Go back, unless the new output is complete, which is kept."""
         try:
             if not self._is_new(list(self.new)[-1]):
                 self.back()
@@ -163,7 +163,7 @@ class Switch:
             sync_folder(folder)
 
     def _close(self, last_name: str | None) -> None:
-        """Say in the journal that all is done, or remove it where all is as it was; then clear up."""
+        """Mark the journal as done, or remove it if the switch was undone; then remove the old files."""
         journal = self.places.kept / _JOURNAL
         if last_name is None:
             journal.unlink(missing_ok=True)
@@ -175,7 +175,7 @@ class Switch:
 
 @contextmanager
 def new_output_is_whole() -> Iterator[None]:
-    """Report it as an error; the new output stays, but may not outlive a loss of power."""
+    """Add to an error that the new output is complete, but may not survive a loss of power."""
     try:
         yield
     except OSError as error:
@@ -184,22 +184,22 @@ def new_output_is_whole() -> Iterator[None]:
 
 
 def is_pending(places: Places) -> bool:
-    """Return whether a switch has begun that has neither been completed nor undone."""
+    """Return whether a switch has started and is neither completed nor undone."""
     return stamp_of(places.kept / _JOURNAL) is not None
 
 
 def recover(places: Places) -> None:
-    """Complete the switch of a run that was stopped in it, or undo it where that cannot be.
+    """Complete the switch of an interrupted run, or undo it if it cannot be completed.
 
     Raises
     ------
     FileExistsError
-        If neither can be, because files were removed or added since; nothing is touched then.
+        If neither is possible, since files were removed or added in the meantime; nothing is changed then.
 
     Warns
     -----
     RuntimeWarning
-        If it did one of these.
+        If it completed or undid a switch.
     """
     if stamp_of(places.kept) is None:
         return
@@ -244,7 +244,7 @@ def _read_journal(places: Places) -> Switch:
 
 
 def _clear(places: Places) -> None:
-    """Remove old files, then the journal, then the folder; what others have put there stays."""
+    """Remove old files, then the journal, then the folder; files of other programs stay."""
     entries = list(places.kept.iterdir())
     for entry in sorted(entries, key=places.is_old, reverse=True):
         if places.is_old(entry) or entry.name in (_UNFINISHED, _DONE):

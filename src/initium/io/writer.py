@@ -1,4 +1,4 @@
-"""A checkpoint written while it is filled: one buffer goes to disk while the next one gets its values."""
+"""The writer of checkpoints: it writes one buffer to disk while the other one is filled."""
 
 from __future__ import annotations
 
@@ -35,15 +35,14 @@ from initium.specs import TensorSpec
 
 __all__ = ["CHUNK_BYTES", "SHARD_SIZE", "Piece", "Written", "is_folder", "write_checkpoint"]
 
-#: Bytes of one of the two buffers. Smaller ones slow down the disk and the samplers;
-#: larger ones gain neither.
+#: Bytes of each of the two buffers. Smaller buffers make disk and samplers slower; larger ones bring no gain.
 CHUNK_BYTES = 16 << 20
 #: Largest shard in a folder by default, as in Hugging Face's libraries.
 SHARD_SIZE = 5_000_000_000
 
-#: Weights in a folder have this name, where Hugging Face's loaders look for them.
+#: Name of the weights in a folder, which Hugging Face's loaders expect.
 _FOLDER_STEM = "model"
-_ALIGNMENT = 8  # of chunks within the data: the widest dtype
+_ALIGNMENT = 8  # alignment of chunks within the data: bytes of the widest dtype
 
 
 class Piece(NamedTuple):
@@ -67,7 +66,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Written:
-    """What `write_checkpoint` wrote.
+    """The result of `write_checkpoint`.
 
     Attributes
     ----------
@@ -96,70 +95,71 @@ def write_checkpoint(
     overwrite: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Written:
-    """Write tensors to safetensors files while `fill` makes their values.
+    """Write tensors to safetensors files while `fill` computes their values.
 
-    Memory stays at two buffers of `chunk_bytes`, whatever the size of the tensors.
+    Memory stays at two buffers of `chunk_bytes`, also for large tensors.
 
-    At every moment a reader finds the whole older output, the whole new one, or nothing that looks whole:
-    neither an index nor the one file that needs none. See Notes.
+    At all times, a reader finds the complete older output, the complete new one, or no output: neither an
+    index nor a single file without an index. See Notes.
 
     Parameters
     ----------
     path
-        A file that ends in ``.safetensors``, or a folder, which is made if it does not exist and gets
-        ``model.safetensors``.
+        A file that ends in ``.safetensors``, or a folder for ``model.safetensors``. A missing folder is
+        created.
     tensors
-        What to write. Names must differ.
+        The tensors, with different names.
     fill
-        Called with the pieces of one buffer; leaves them filled. All pieces of a call lie in one file.
+        Called with the pieces of one buffer, which it fills. All pieces of a call belong to one file.
     metadata
-        For the header of each file, and for the index.
+        Metadata for the header of each file, and for the index.
     companions
-        Names and texts of small files to put into the folder beside the weights, such as ``config.json``;
-        only where `path` is a folder.
+        Names and texts of small files for the folder of the weights, such as ``config.json``; only allowed if
+        `path` is a folder.
     shard_size
-        Largest number of bytes of a shard. Where one does not suffice, there are ``-00001-of-00002``
-        and so on, and an index. None: one file for a file, `SHARD_SIZE` for a folder.
+        Largest number of bytes of a shard. If one shard does not suffice, the files are numbered,
+        ``-00001-of-00002`` and so on, and an index is written. None: one file for a file, `SHARD_SIZE` for a
+        folder.
     chunk_bytes
         Bytes of one buffer.
     overwrite
-        Replace an existing output, all its shards included. A link is replaced, not what it leads to.
+        Replace an existing output, including all its shards. A link is replaced, not its target.
     progress
         Called with (bytes written so far, bytes in all).
 
     Raises
     ------
     FileExistsError
-        If there is an output already, another run is writing it, another kind of file stands
-        in its place, or an interrupted run left files that can neither be completed nor undone.
+        If the output exists already, if another run is writing it, if its path is not a regular file, or if
+        an interrupted run left files that can neither be completed nor undone.
     ValueError, TypeError
-        If an argument is unfit; nothing has been written then.
+        If an argument is wrong; nothing has been written then.
     OSError
-        If the folder cannot be written, vanishes, or has too little space.
+        If the folder cannot be written, disappears, or has too little space.
 
     Warns
     -----
     RuntimeWarning
-        If it completed or undid an interrupted run, could not remove files that are needed no more, or the
-        file system has no locks.
+        If an interrupted run was completed or undone, if old files could not be removed, or if the file
+        system has no locks.
 
     Notes
     -----
-    *Errors and interrupts* leave the older output unchanged, and no other files. SIGINT, SIGTERM and
-    SIGHUP wait while files are switched, some milliseconds: then the new output is whole when they arrive.
-    An error after that does not take the new output away; its message says so.
+    *Errors and interrupts* leave the older output unchanged, and no other files. SIGINT, SIGTERM
+    and SIGHUP wait during the switch, some milliseconds; after it the new output is complete. A later error
+    does not remove the new output, and its message states this.
 
-    *A killed run*, or one that lost its power, leaves one or both of the folders ``initium-partial-NAME``,
-    which may be deleted, and ``initium-old-NAME``, which may not: it can hold the only older files. The next
-    run of the same output, with or without `overwrite`, begins by removing what was not yet whole. Was the
-    run killed in the switch, it first completes that, or undoes it where new files are missing by now.
-    Where it can do neither, as files of both have been removed or others have come, it touches nothing.
+    *A killed run*, or a loss of power, leaves one or both of two folders. ``initium-partial-NAME`` may be
+    deleted. ``initium-old-NAME`` must not be deleted, since it can hold the only older files. The next run of
+    the same output, with or without `overwrite`, first removes incomplete files. If the run was killed during
+    the switch, the next run completes the switch, or undoes it if new files are missing. If neither is
+    possible, since files were removed or added, it changes nothing.
 
-    *Other runs* of the same output are refused while one goes on, in other processes and threads too. The
-    lock ends with its process.
+    *Other runs* of the same output raise an error while one run is active, also in other processes and
+    threads. The lock ends with its process.
 
-    *On the disk*, all files and their names are synchronised before older ones are removed, and before this
-    function returns. On Windows names of files are not.
+    *On the disk*, all files and their names are synchronised before older files are removed, and before this
+    function returns. On Windows, the names of files are not synchronised.
     """
     if sys.byteorder != "little":
         raise NotImplementedError("safetensors files are little-endian; this machine is not")
@@ -189,7 +189,7 @@ def write_checkpoint(
             _stream(layouts, tensors, fill, staging, chunk_bytes, progress)
             if len(layouts) > 1:
                 _write_small(staging, target.index, index_text(layouts, tensors, metadata).encode())
-            # Once more, for hours may have passed.
+            # Again, since drawing can take hours.
             found = _survey(target, weights, small, overwrite)
             new = [name for name in small if name not in found.same] + weights
             staging.commit(new, old=found.old, keys=target.keys)
@@ -198,7 +198,7 @@ def write_checkpoint(
 
 
 def is_folder(path: str | Path) -> bool:
-    """Return whether `write_checkpoint` takes a path for a folder, rather than for a file."""
+    """Return whether a path is a folder for `write_checkpoint`, not a file."""
     return _target_of(path).is_folder
 
 
@@ -232,7 +232,7 @@ def _check_companions(small: Mapping[str, bytes], target: _Target) -> None:
 
 @dataclass(frozen=True)
 class _Target:
-    """Where an output goes: its folder, and what the names of its files begin with."""
+    """The place of an output: its folder, and the first part of its file names."""
 
     output: Path
     folder: Path
@@ -245,12 +245,12 @@ class _Target:
 
     @property
     def keys(self) -> tuple[str, str]:
-        """Names by which loaders find the weights; the second one wins where both are there."""
+        """Names by which loaders find the weights; if both exist, the second one has precedence."""
         return self.index, f"{self.stem}{SUFFIX}"
 
     @property
     def pattern(self) -> str:
-        """What the names of all weights match, with any number of shards."""
+        """A pattern for the file names of all weights, with any number of shards."""
         shard = re.escape(self.stem) + r"-\d{5,}-of-\d{5,}" + re.escape(SUFFIX)
         return "|".join([shard, *map(re.escape, self.keys)])
 
@@ -261,7 +261,7 @@ def _target_of(given: str | Path) -> _Target:
     path = Path(given)
     if path.name.endswith(SUFFIX) and not path.is_dir():
         return _Target(path, path.parent, path.name.removesuffix(SUFFIX), is_folder=False)
-    if stamp_of(path) is not None and not path.is_dir():  # a link to nothing, too
+    if stamp_of(path) is not None and not path.is_dir():  # also for a broken link
         expected = f"Not a folder; expected a folder or a name that ends in {SUFFIX}"
         raise FileExistsError(errno.EEXIST, expected, str(path))
     return _Target(path, path, _FOLDER_STEM, is_folder=True)
@@ -281,7 +281,7 @@ def _layouts(
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """Make the folder if there is none, and remove it again if an error leaves it empty."""
+    """Create the folder if it does not exist, and remove it if an error leaves it empty."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -290,7 +290,7 @@ def _made(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         for path in missing:
-            with suppress(OSError):  # not empty: it holds files of others
+            with suppress(OSError):  # not empty: it holds other files
                 path.rmdir()
         raise
 
@@ -303,10 +303,10 @@ class _Found(NamedTuple):
 
 
 def _survey(target: _Target, weights: Sequence[str], small: Mapping[str, bytes], overwrite: bool) -> _Found:
-    """Find what is there already, and refuse to go on if that must not be overwritten."""
+    """Find existing files of the output, and raise if they must not be overwritten."""
     folder = target.folder
     there = sorted(entry.name for entry in folder.iterdir() if re.fullmatch(target.pattern, entry.name))
-    # Where case does not count, the same file may have another name.
+    # On file systems that ignore case, the same file may have another name.
     there += [name for name in weights if name not in there and stamp_of(folder / name) is not None]
     there.sort(key=lambda name: name not in target.keys)
     same = [name for name, content in small.items() if _holds(folder / name, content)]
@@ -321,7 +321,7 @@ def _survey(target: _Target, weights: Sequence[str], small: Mapping[str, bytes],
 def _refuse_early(
     target: _Target, weights: Sequence[str], small: Mapping[str, bytes], overwrite: bool
 ) -> None:
-    """Refuse before anything is touched, unless an older run left something that may have to be completed."""
+    """Raise before any change, unless an interrupted run may have to be completed first."""
     places = Places(target.folder, target.stem)
     if stamp_of(places.partial) is None and stamp_of(places.kept) is None:
         _survey(target, weights, small, overwrite)
@@ -330,7 +330,7 @@ def _refuse_early(
 def _holds(file: Path, content: bytes) -> bool:
     try:
         return file.is_file() and file.stat().st_size == len(content) and file.read_bytes() == content
-    except PermissionError:  # it may still be replaced
+    except PermissionError:  # such a file can still be replaced
         return False
 
 
@@ -348,7 +348,7 @@ def _write_small(staging: Staging, name: str, content: bytes) -> None:
 
 
 class _Chunk(NamedTuple):
-    """Consecutive bytes of one file, and the pieces of tensors in them."""
+    """Consecutive bytes of one file, with their pieces of tensors."""
 
     file: StagedFile
     data: npt.NDArray[np.uint8]
@@ -364,7 +364,7 @@ def _stream(
     chunk_bytes: int,
     progress: Callable[[int, int], object] | None,
 ) -> None:
-    """Fill one buffer in this thread while another thread writes the other."""
+    """Fill one buffer in this thread while another thread writes the other buffer."""
     size = min(chunk_bytes, max(layout.nbytes for layout in layouts))
     buffers = [_aligned_buffer(size) for _ in range(2)]
     written: Future[int] | None = None
@@ -400,12 +400,12 @@ def _chunks(
     staging: Staging,
     buffers: Sequence[npt.NDArray[np.uint8]],
 ) -> Iterator[_Chunk]:
-    """Cut all files into chunks of a buffer's size; the headers are in them."""
+    """Split all files, including their headers, into chunks of a buffer's size."""
     turn = itertools.cycle(buffers)
     step = buffers[0].nbytes
     for layout in layouts:
         file = staging.create(layout.name, direct=True)
-        first = 0  # the first tensor that reaches into the chunk
+        first = 0  # the first tensor with bytes in the chunk
         for begin in range(0, layout.nbytes, step):
             end = min(begin + step, layout.nbytes)
             data = next(turn)[: end - begin]
@@ -420,7 +420,7 @@ def _chunks(
 def _pieces(
     extents: Iterable[Extent], tensors: Sequence[TensorSpec], begin: int, data: npt.NDArray[np.uint8]
 ) -> list[Piece]:
-    """Return the pieces of the tensors that lie in `data`, whose place in the file is `begin`."""
+    """Return the pieces of tensors in `data`, which starts at the byte `begin` of the file."""
     end = begin + data.nbytes
     pieces: list[Piece] = []
     for extent in extents:

@@ -154,7 +154,7 @@ _FETCHING = re.compile(r"_?\w*_implementation(_internal)?|auto_map")
 _MOST_LAYERS = 100_000
 _MOST_TENSORS = 300_000
 _guarded = threading.local()
-#: Held while a model is built: torch's usual dtype and the Hub's switch belong to the whole process.
+#: Held while a model is built, since torch's default dtype and the Hub's switch are global to the process.
 _building = threading.RLock()
 hold_over_forks(_building)
 
