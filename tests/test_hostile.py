@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import threading
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 import initium as ini
 from initium.checkpoint import init_checkpoint, plan_checkpoint
+from initium.cli import common
 from initium.cli.common import printable
 from initium.cli.main import main
 from initium.io import write_checkpoint
@@ -198,6 +200,19 @@ RULE = "[[rules]]\nmatch = '*'\ninit = 'normal'\nstd = 1.0\n"
 def test_recipes_that_make_no_sense(text, message):
     with pytest.raises(RecipeError, match=message):
         parse(text, "r.toml").resolve(depth=1, width=1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
+def test_a_regular_expression_that_never_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "_MOST_SECONDS", 0.3)
+    tensors = [TensorSpec("a" * 40 + "!", (2,), "float32")]
+    write_checkpoint(tmp_path / "w.safetensors", tensors, lambda pieces: None, metadata={})
+    (tmp_path / "r.toml").write_text("[[rules]]\nregex = '^(a+)+$'\ninit = 'ones'\n")
+    before = signal.getsignal(signal.SIGALRM)
+    message = run("plan", tmp_path / "w.safetensors", "--recipe", tmp_path / "r.toml", code=1).stderr
+    assert "takes more than 0.3 s; expected simpler regular expressions" in message
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 @pytest.mark.filterwarnings("ignore:no remaining tensor matches")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import IO, Any
 
 import click
@@ -90,13 +93,38 @@ class Commands(click.Group):
             return super().invoke(ctx)
 
 
+_MOST_SECONDS = 60.0
+
 # --- plans --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _bounded_time(work: str) -> Iterator[None]:
+    """Raise `ValueError` after `_MOST_SECONDS`: a regular expression can take exponential time.
+
+    Only the main thread gets signals, and Windows has no timer; there the work is not bounded.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise ValueError(f"{work} takes more than {_MOST_SECONDS:g} s; expected simpler regular expressions")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, _MOST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def planned(model: Architecture, recipe: Recipe | None, dtype: str | None) -> CheckpointPlan:
     """Return the plan for a model, and warn about unused rules."""
     try:
-        plan = plan_checkpoint(model, recipe, dtype=dtype)
+        with _bounded_time("matching the rules with the tensors"):
+            plan = plan_checkpoint(model, recipe, dtype=dtype)
     except NoRecipeError as error:
         raise click.UsageError(f"{error} (--recipe)") from error
     for rule in plan.unused:
