@@ -36,14 +36,9 @@ class StagedFile:
 
     def __init__(self, path: Path, final: Path, *, direct: bool = False):
         self.path, self.final = path, final
-<<<<<<< ours
-        # After an interrupt, one thread may close the file while another thread writes.
-        self._lock, self._is_closing = threading.Lock(), False
-=======
-        # One thread may close the file, after an interrupt, while another one writes. The first may hold
-        # the lock already, if the interrupt came just before it would have released it.
+        # One thread can close the file after an interrupt, while another one writes. The first can hold the lock
+        # already, if the interrupt came just before the release.
         self._lock, self._is_closing = threading.RLock(), False
->>>>>>> theirs
         try:
             path.unlink(missing_ok=True)
             self._descriptor = _above_standard_streams(os.open(path, _FLAGS, 0o666))
