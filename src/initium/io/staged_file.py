@@ -36,8 +36,8 @@ class StagedFile:
 
     def __init__(self, path: Path, final: Path, *, direct: bool = False):
         self.path, self.final = path, final
-        # One thread can close the file after an interrupt, while another one writes. The first can hold the lock
-        # already, if the interrupt came just before the release.
+        # One thread can close the file after an interrupt, while another one writes. The first can hold the
+        # lock already, if the interrupt came just before the release.
         self._lock, self._is_closing = threading.RLock(), False
         try:
             path.unlink(missing_ok=True)
