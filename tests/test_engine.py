@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -883,3 +884,10 @@ def test_without_avx_the_bits_are_the_same(tmp_path):
     assert run.returncode == 0, run.stderr
     expected = ini.truncated_normal(999, seed=5, dtype="bfloat16").view("u2").tobytes().hex()
     assert run.stdout == expected
+
+
+def test_the_warning_of_an_unused_rule_points_at_the_caller():
+    for call in (ini.init_model, ini.plan_model):
+        with pytest.warns(UnusedRuleWarning) as caught:
+            call({"a": (2,)}, [("a", ini.ones()), ("b", ini.ones())], seed=1)
+        assert Path(caught[0].filename) == Path(__file__)

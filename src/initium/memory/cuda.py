@@ -162,15 +162,6 @@ def _of_interface(array: Any) -> Destination:
     return Destination(address or 0, shape, steps, dtype, f"cuda:{_device_of(address, shape)}", array)
 
 
-def packed(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    """Return the row-major strides of a shape, in bytes."""
-    steps, step = [], itemsize
-    for n in reversed(shape):
-        steps.append(step)
-        step *= n
-    return tuple(reversed(steps))
-
-
 def _device_of(address: int, shape: tuple[int, ...]) -> int:
     runtime = cupy().cuda.runtime
     if not address and 0 in shape:
