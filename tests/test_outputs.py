@@ -31,9 +31,10 @@ def names(folder):
 @pytest.fixture
 def as_nobody(tmp_path):
     """Permissions do not bind root."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
     before = os.geteuid()
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == before and not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
     if before == 0:
         os.seteuid(65534)
     yield

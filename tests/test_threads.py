@@ -18,7 +18,10 @@ from initium.backends import threads
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 # Forks with threads: what these tests are about.
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),  # of JAX
+]
 SIZE = 1 << 20
 DRAWS = {
     "normal": lambda **options: ini.normal(SIZE, seed=1, name="w", **options),
