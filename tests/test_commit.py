@@ -1,7 +1,6 @@
 """Outputs that are whole at every moment: with faults at each system call, signals, kills, and rivals."""
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -328,34 +327,6 @@ def test_a_write_in_a_thread_is_not_cut_by_an_interrupt(tmp_path):
         signal.signal(signal.SIGINT, before)
     assert errors == [None]
     assert read(tmp_path / "out") == 2
-
-
-def test_an_exception_from_another_thread_can_be_recovered_from(tmp_path, server, quick):
-    """As some timeouts raise them, between any two steps of a thread: nothing can hold them back."""
-    rng = random.Random(3)
-    tried = Case(server, tmp_path / "out", 2, 2, True)
-    found = set()
-    for number in range(20):
-        tried.reset()
-        thread = threading.Thread(target=write_and_ignore, args=(tried.folder,))
-        thread.start()
-        time.sleep(rng.random() * 0.03)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread.ident), ctypes.py_object(Interruption)
-        )
-        thread.join()
-        found.add(read(tried.folder))
-        tried.check_next(overwrite=number % 2 == 0)
-    assert found <= {None, 1, 2}
-
-
-class Interruption(BaseException):
-    """An exception that nothing expects."""
-
-
-def write_and_ignore(folder):
-    with contextlib.suppress(Interruption):
-        write(folder, 2, shards=2, overwrite=True, pause=0.001)
 
 
 def check_random_signals(tmp_path, server, rounds, seed, kinds=("SIGKILL", "SIGINT", "SIGTERM")):
