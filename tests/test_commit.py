@@ -231,8 +231,8 @@ def check_kills_in_recovery(tried, places):
             shutil.rmtree(tried.folder)
             shutil.copytree(left, tried.folder)
             tried.run(3, kind="SIGKILL", at=second)
-            found = read(tried.folder)
-            assert found in (None, 2, 3)
+            # The older output stands if both runs were killed before the first rename of the switch.
+            assert read(tried.folder) in ((None, 1, 2, 3) if at == 2 and tried.old else (None, 2, 3))
             write(tried.folder, 4, shards=tried.new, config=tried.config, overwrite=True)
             assert read(tried.folder) == 4
             assert names(tried.folder) == sorted([*FOREIGN, *expected_names(tried.new, tried.config)])
