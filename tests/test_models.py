@@ -196,6 +196,10 @@ def test_from_checkpoint(tmp_path):
     assert (architecture.family, architecture.depth, architecture.width) == ("gpt2", 5, 4)
     assert architecture.config == config
 
+    save_config(tmp_path, config | {"n_layer": True, "n_embd": 4.0})
+    architecture = from_checkpoint(written.files[0])
+    assert (architecture.depth, architecture.width) == (None, None)
+
 
 @pytest.mark.parametrize("config", [None, {"model_type": "resnet"}])
 def test_from_checkpoint_leaves_integer_buffers_out(config, tmp_path):

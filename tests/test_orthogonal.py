@@ -375,6 +375,19 @@ def test_column_axis_in_the_middle():
     assert np.array_equal(draw((6, 20, 5), layout=layout), q)
 
 
+@pytest.mark.parametrize("name", ["out_in", "in_out", "transposed", "mine"])
+def test_the_name_of_a_layout_changes_no_value(name):
+    """The axes of a user's layout decide, also if its name is that of a layout with other axes."""
+    layout = ini.Layout(in_axis=(0, 2), out_axis=1, name=name)
+    assert np.array_equal(draw((6, 20, 5), layout=layout), draw((6, 20, 5), column_axis=1))
+    kernel = ini.Layout(in_axis=0, out_axis=1)
+    named = ini.Layout(in_axis=0, out_axis=1, name=name)
+    shape = (4, 6, 2)
+    assert ini.DeltaOrthogonal(layout=named).resolve(shape) == ini.DeltaOrthogonal(layout=kernel).resolve(
+        shape
+    )
+
+
 def test_stacks_hold_independent_matrices():
     for shape in ((4, 20, 30), (4, 200, 100)):
         q = draw(shape, batch_axis=0)

@@ -89,6 +89,13 @@ def test_bars_are_stds_and_follow_fan_out():
     assert reaches(figure.axes[0]) == pytest.approx([math.sqrt(2 / 10), math.sqrt(2 / 16)])
 
 
+@pytest.mark.parametrize("layout", ["in_out", ini.Layout(0, 1), ini.Layout(-2, -1), ini.Layout(1, 0)])
+def test_fan_in_is_that_of_the_layout(layout):
+    scaling = ini.VarianceScaling(distribution="normal", layout=layout)
+    figure = plot_spread([("mine", scaling)], fan_in=[1, 7], fan_out=9, quantity="std")
+    assert reaches(figure.axes[0]) == pytest.approx([1, 1 / math.sqrt(7)])
+
+
 # --- histograms ---------------------------------------------------------------------------------------------
 
 

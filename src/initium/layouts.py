@@ -9,7 +9,18 @@ from typing import NamedTuple, TypeAlias
 
 from initium.checks import check_integer
 
-__all__ = ["IN_OUT", "OUT_IN", "TRANSPOSED", "Axes", "Fans", "Layout", "LayoutLike", "axes_of", "lookup"]
+__all__ = [
+    "IN_OUT",
+    "OUT_IN",
+    "TRANSPOSED",
+    "Axes",
+    "Fans",
+    "Layout",
+    "LayoutLike",
+    "axes_of",
+    "is_same",
+    "lookup",
+]
 
 Axes: TypeAlias = tuple[int, ...]
 
@@ -148,3 +159,12 @@ def lookup(layout: LayoutLike, tensor: Layout | None = None) -> Layout:
     if isinstance(layout, str) and layout in _NAMED:
         return _NAMED[layout]
     raise ValueError(f"layout={layout!r} is unknown; expected a Layout or one of {', '.join(_NAMED)}")
+
+
+def is_same(layout: Layout, standard: Layout) -> bool:
+    """Return whether a layout is one of the standard layouts, by its axes and by its name.
+
+    The axes alone do not suffice: an explicit `Layout` counts axes of the whole shape, while ``"out_in"`` and
+    ``"in_out"`` leave out the batch axes of an initializer. The name alone is the user's choice.
+    """
+    return layout == standard and layout.name == standard.name

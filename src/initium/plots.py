@@ -17,7 +17,7 @@ from initium.checks import check_choice, check_count
 from initium.fills.elementwise import TruncatedNormalFill, UniformFill
 from initium.initializers.basic import Initializer
 from initium.initializers.catalogue import MAKERS
-from initium.layouts import IN_OUT, lookup
+from initium.layouts import lookup
 
 try:
     from matplotlib.figure import Figure
@@ -133,8 +133,9 @@ def plot_spread(
 
 def _spread(initializer: Initializer, n_in: int, n_out: int, quantity: str) -> tuple[float, str]:
     """Return the half-width to draw, and its description."""
-    reversed_axes = lookup(getattr(initializer, "layout", None)).name == IN_OUT.name
-    fill: Any = initializer.resolve((n_in, n_out) if reversed_axes else (n_out, n_in))
+    layout = lookup(getattr(initializer, "layout", None))
+    shape = (n_in, n_out) if layout.fans((n_in, n_out)).fan_in == n_in else (n_out, n_in)
+    fill: Any = initializer.resolve(shape)
     if quantity == "std":
         return fill.std, "± 1 std"
     if isinstance(fill, UniformFill):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from initium.checks import check_choice, check_finite, check_integer
 from initium.fills.orthogonal import METHODS, OrthogonalFill
 from initium.initializers.identities import centre_of, convolution_axes
-from initium.layouts import IN_OUT, OUT_IN, Axes, Layout, LayoutLike, axes_of, lookup
+from initium.layouts import IN_OUT, OUT_IN, Axes, Layout, LayoutLike, axes_of, is_same, lookup
 
 __all__ = ["DeltaOrthogonal", "Orthogonal", "delta_orthogonal"]
 
@@ -97,9 +97,9 @@ class Orthogonal:
         if self.column_axis is not None:
             return axes_of("column_axis", self.column_axis, shape)
         matrix = [axis for axis in range(len(shape)) if axis not in batch]
-        if layout.name == OUT_IN.name:
+        if is_same(layout, OUT_IN):
             return (matrix[0],)
-        if layout.name == IN_OUT.name:
+        if is_same(layout, IN_OUT):
             return (matrix[-1],)
         return axes_of("layout.out_axis", layout.out_axis, shape)
 
@@ -156,7 +156,7 @@ class DeltaOrthogonal:
             raise ValueError(
                 f"shape={shape} has {shape[into]} input and {shape[out]} output channels; expected in <= out"
             )
-        upper = (read_by.name != IN_OUT.name) if self.centre is None else self.centre == "upper"
+        upper = not is_same(read_by, IN_OUT) if self.centre is None else self.centre == "upper"
         centre = tuple((axis, centre_of(shape[axis], upper)) for axis in spatial)
         return OrthogonalFill(shape, (out,), (), float(self.gain), self.method, centre)
 

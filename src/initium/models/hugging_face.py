@@ -120,8 +120,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _on_meta_device(path: Path, config: dict[str, Any], torch: Any, transformers: Any) -> Any:
-    kind, known = config["model_type"], transformers.CONFIG_MAPPING
-    if kind not in known:
+    kind = config["model_type"]
+    if kind not in transformers.CONFIG_MAPPING:
         raise ValueError(f"{path}: model_type={kind!r} is unknown to transformers {transformers.__version__}")
     try:
         _check_sizes(path, config)
@@ -132,13 +132,12 @@ def _on_meta_device(path: Path, config: dict[str, Any], torch: Any, transformers
 
 
 def _built(path: Path, config: dict[str, Any], torch: Any, transformers: Any) -> Any:
-    kind, known = config["model_type"], transformers.CONFIG_MAPPING
     usual = torch.get_default_dtype()
     try:
         dtype = dtypes.lookup(config.get("dtype") or config.get("torch_dtype") or "float32").name
         torch.set_default_dtype(getattr(torch, dtype))
         with _offline(), _bounded(torch), torch.device("meta"):
-            settings = known[kind].from_dict(_harmless(config))
+            settings = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_harmless(config))
             return _model_class(settings, transformers)(settings)
     except Exception as error:
         # The constructor of a model can raise any exception for a wrong configuration.
@@ -249,5 +248,5 @@ def width_of(config: Mapping[str, Any]) -> int | None:
 
 
 def _first(config: Mapping[str, Any], keys: Sequence[str]) -> int | None:
-    """Return the first entry of `keys` that is an integer, else None."""
-    return next((config[key] for key in keys if isinstance(config.get(key), int)), None)
+    """Return the first entry of `keys` that is an integer (``true`` is none), else None."""
+    return next((config[key] for key in keys if type(config.get(key)) is int), None)
