@@ -173,7 +173,7 @@ def init_checkpoint(
     """Write the initialised weights of a model to safetensors files, as ``initium init`` does.
 
     The files are written while the weights are drawn. Memory stays at two buffers of 16 MiB, also for large
-    models. An orthogonal weight that is larger than a buffer needs memory for one matrix in addition.
+    models. An orthogonal weight that is larger than a buffer also needs up to twice its size in float32.
 
     At all times, a reader finds the complete older output, the complete new one, or no output. An error or an
     interrupt leaves the older output. If a run is killed, the next run of the same output completes or undoes

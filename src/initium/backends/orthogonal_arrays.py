@@ -52,7 +52,7 @@ def make(
     done = 0
     with full_float32(xp):
         for job in jobs:
-            step = max(1, _VALUES // (job.long * job.short))
+            step = max(1, _VALUES // job.values)
             for first in range(0, len(job.starts), step):
                 stop = min(first + step, len(job.starts))
                 made = _stack(xp, job, first, stop, draw)

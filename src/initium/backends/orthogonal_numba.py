@@ -121,7 +121,7 @@ class _Matrix:
     @property
     def values(self) -> int:
         """Number of values of the whole matrix."""
-        return self._long * self._short
+        return self._parts[0].job.values
 
     @property
     def units(self) -> float:

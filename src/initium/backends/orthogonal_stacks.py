@@ -36,8 +36,8 @@ def stacks(jobs: Iterable[MatrixJob], values: int) -> Iterator[list[Span]]:
     groups: dict[tuple[Any, ...], list[MatrixJob]] = defaultdict(list)
     for job in jobs:
         groups[job.long, job.short, job.arithmetic, job.method].append(job)
-    for (long, short, _, _), members in groups.items():
-        most = max(1, values // (long * short))
+    for members in groups.values():
+        most = max(1, values // members[0].values)
         stack: list[Span] = []
         room = most
         for job in members:

@@ -93,9 +93,9 @@ class Commands(click.Group):
             return super().invoke(ctx)
 
 
-_MOST_SECONDS = 60.0
-
 # --- plans --------------------------------------------------------------------------------------------------
+
+_MOST_SECONDS = 60.0
 
 
 @contextmanager

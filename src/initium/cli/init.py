@@ -76,7 +76,7 @@ def init(
     """Write the initialised weights of MODEL to safetensors files.
 
     The files get their names when all of them are complete. Memory stays at some tens of MB, also for large
-    models. An orthogonal weight that is larger than a buffer needs about three times its size in float32.
+    models. An orthogonal weight that is larger than a buffer also needs up to twice its size in float32.
     """
     plan = planned(model, recipe, dtype)
     with _warnings_in_one_line():

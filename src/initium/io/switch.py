@@ -21,7 +21,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from initium.io.interrupts import deferred
 from initium.io.places import Places, Stamp, is_plain_name, stamp_of, sync_folder
 from initium.io.staged_file import StagedFile
 
@@ -191,6 +190,8 @@ def is_pending(places: Places) -> bool:
 def recover(places: Places) -> None:
     """Complete the switch of an interrupted run, or undo it if it cannot be completed.
 
+    The caller delays signals; see `initium.io.interrupts.deferred`.
+
     Raises
     ------
     FileExistsError
@@ -203,25 +204,24 @@ def recover(places: Places) -> None:
     """
     if stamp_of(places.kept) is None:
         return
-    with deferred():
-        if not is_pending(places):
-            if stamp_of(places.kept / _DONE) is None and any(map(places.is_old, places.kept.iterdir())):
-                _refuse(places, f"there is no {_JOURNAL} any more")
-            _clear(places)
-            return
-        switch = _read_journal(places)
-        if strange := switch.strangers():
-            _refuse(places, f"{strange[0]} has come since, which is none of its files")
-        if switch.can_go_forward():
-            switch.run()
-            done = "completed: its output has taken the place of the older one"
-        elif switch.can_go_back():
-            switch.back()
-            done = "undone: its files had been removed, and the older ones are in their places again"
-        else:
-            _refuse(places, "files of both the older and the newer output have been removed since")
-        text = f"{places.folder}: an interrupted run of {places.stem!r} has been {done}"
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    if not is_pending(places):
+        if stamp_of(places.kept / _DONE) is None and any(map(places.is_old, places.kept.iterdir())):
+            _refuse(places, f"there is no {_JOURNAL} any more")
+        _clear(places)
+        return
+    switch = _read_journal(places)
+    if strange := switch.strangers():
+        _refuse(places, f"{strange[0]} has come since, which is none of its files")
+    if switch.can_go_forward():
+        switch.run()
+        done = "completed: its output has taken the place of the older one"
+    elif switch.can_go_back():
+        switch.back()
+        done = "undone: its files had been removed, and the older ones are in their places again"
+    else:
+        _refuse(places, "files of both the older and the newer output have been removed since")
+    text = f"{places.folder}: an interrupted run of {places.stem!r} has been {done}"
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _refuse(places: Places, why: str) -> NoReturn:

@@ -80,7 +80,7 @@ class MatrixJob:
 
         The slices count from `first`.
         """
-        size = self.long * self.short
+        size = self.values
         starts = self.starts[first:stop]
         ends = [*(np.flatnonzero(np.diff(starts) != size) + 1).tolist(), len(starts)]
         begin = 0
