@@ -13,6 +13,7 @@ LEVELS = (
     ("cli",),
     ("torch", "jax", "keras", "plots"),
     ("tensor", "model", "checkpoint"),
+    ("recording",),
     ("recipes", "backends"),
     ("initializers", "planning"),
     ("models", "fills"),

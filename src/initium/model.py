@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,13 @@ from initium.planning.plan import Plan, plan
 from initium.recipes.rules import Assignment, RulesLike, assign
 from initium.regions.boxes import box_of
 
+if TYPE_CHECKING:
+    from initium.recording.starts import Start
+
 __all__ = ["ParameterReport", "Report", "init_model", "plan_model", "run_plan"]
+
+#: In place of rules: the model's own initialisation.
+OWN = "own"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +87,7 @@ class Report:
     seed: int
     seconds: float
     nbytes: int
-    _done: tuple[_Done, ...]
+    _done: tuple[_Done | _OwnDone, ...]
 
     @property
     def parameters(self) -> tuple[ParameterReport, ...]:
@@ -135,6 +141,23 @@ class _Done(NamedTuple):
         return job_of(assignment.name, assignment.fill, box_of(assignment.shape), self.destination)
 
 
+class _OwnDone(NamedTuple):
+    """One tensor that starts by the model's own code: how, and its memory."""
+
+    start: Start
+    tensor: Any
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.start.tied_to else int(self.tensor.numel() * self.tensor.element_size())
+
+    def report(self, seconds_per_byte: float) -> ParameterReport:
+        start, nbytes = self.start, self.nbytes
+        dtype = str(start.dtype).removeprefix("torch.")
+        seconds = nbytes * seconds_per_byte
+        return ParameterReport(start.name, start.shape, dtype, OWN, str(start), None, nbytes, seconds)
+
+
 @in_default_mode
 def init_model(
     params: Any,
@@ -159,7 +182,9 @@ def init_model(
     rules
         Ordered pairs of (pattern, initializer), a mapping of them, or one initializer for all. A pattern is
         a glob or a compiled regular expression. The first match wins. ``initium.skip`` leaves a parameter
-        unchanged.
+        unchanged. Or ``"own"``, for a torch module: all its parameters **and buffers** get what the model's
+        own code gives them, drawn by initium. `initium.torch.recording` says how the code is known. Tensors
+        on the meta device are then replaced by new ones on `device`.
     seed
         The Philox key, in [0, 2**64). A weight depends on seed, name, shape, rule and dtype only.
     dtype
@@ -184,6 +209,8 @@ def init_model(
         If a parameter matches no rule.
     TypeError, ValueError
         If an argument is wrong; the message names the parameter, and nothing has been written.
+    initium.recording.recorder.RecordingError
+        If `rules` is ``"own"``, and it is not known how a tensor starts; nothing has been written.
 
     Warns
     -----
@@ -205,6 +232,9 @@ def init_model(
     array([ 0.12804489, -1.270765  ,  1.2080265 ], dtype=float32)
     """
     seed = check_seed(seed)
+    if isinstance(rules, str):
+        _check_own(params, rules, dtype)
+        return _init_own(params, seed, device, backend, threads, progress)
     with _no_collections:
         done = _prepare(_mapping(params), rules, dtype, device)
         made = plan((d.job() for d in done if d.writes), seed)
@@ -213,6 +243,36 @@ def init_model(
     seconds = time.perf_counter() - start
     weights = {d.assignment.name: d.destination.owner for d in done}
     return Report(weights, seed, seconds, sum(d.nbytes for d in done), tuple(done))
+
+
+def _check_own(params: Any, rules: str, dtype: Any) -> None:
+    if rules != OWN:
+        raise ValueError(f"rules={rules!r}; expected rules, an initializer, or {OWN!r}")
+    if not hasattr(params, "named_parameters"):
+        raise TypeError(f"params is a {type(params).__name__}; expected a torch module for rules={OWN!r}")
+    if dtype is not None:
+        raise ValueError(f"dtype={dtype!r} with rules={OWN!r}; expected a module that has this dtype")
+
+
+def _init_own(
+    module: Any,
+    seed: int,
+    device: str | None,
+    backend: str | None,
+    threads: int | None,
+    progress: Reported,
+) -> Report:
+    """Draw a torch module by its own code."""
+    from initium.recording.own import Own, tensors_of
+
+    own = Own.of(module, seed, device, threads)
+    made = plan((job for name in own.starts for job in own.jobs(name)), seed)
+    begin = time.perf_counter()
+    run_plan(made, backend=backend, threads=threads, progress=progress)
+    own.finish()
+    seconds = time.perf_counter() - begin
+    done = tuple(_OwnDone(start, own.tensors[name]) for name, start in own.starts.items())
+    return Report(tensors_of(module), seed, seconds, sum(d.nbytes for d in done), done)
 
 
 @in_default_mode
@@ -244,6 +304,8 @@ def plan_model(
     [('fc.weight', 'normal(0, 0.02)')]
     """
     seed = check_seed(seed)
+    if isinstance(rules, str):
+        raise ValueError(f"rules={rules!r}; expected rules or an initializer (init_model takes {OWN!r})")
     with _no_collections:
         return plan((d.job() for d in _prepare(_mapping(params), rules, dtype, device) if d.writes), seed)
 

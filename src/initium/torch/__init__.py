@@ -1,8 +1,13 @@
-"""initium for torch: `init` mirrors `torch.nn.init`, `reset_parameters` draws the defaults of its layers."""
+"""initium for torch: `init` mirrors `torch.nn.init`, `reset_parameters` draws the defaults of its layers.
+
+`recording` records how a model's own code initialises it.
+"""
 
 from __future__ import annotations
 
+from initium.recording.own import own_starts
+from initium.recording.recorder import RecordingError, recording
 from initium.torch import init
 from initium.torch.layers import default_rules, reset_parameters
 
-__all__ = ["default_rules", "init", "reset_parameters"]
+__all__ = ["RecordingError", "default_rules", "init", "own_starts", "recording", "reset_parameters"]

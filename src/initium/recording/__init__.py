@@ -1,0 +1,1 @@
+"""A model's own initialisation: recorded on the meta device, and drawn by initium."""

@@ -1,0 +1,165 @@
+"""Functions of `torch.nn.init` whose work no operation on a meta tensor shows, called at the level of the function.
+
+`trunc_normal_`, `orthogonal_`, `sparse_` and `dirac_` return early for meta tensors, and on others they run
+loops and factorisations in which the distribution is hard to see. Libraries hold these functions under names
+of their own (timm imports them, transformers keeps a table of them), so replacing the attributes of
+`torch.nn.init` does not reach all calls. What is replaced is their code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from initium.initializers.basic import Constant, Initializer, TruncatedNormal
+from initium.initializers.identities import Dirac
+from initium.initializers.orthogonal import Orthogonal
+from initium.initializers.sparse import Sparse
+from initium.layouts import OUT_IN
+
+__all__ = ["DrawFunction", "intercepted"]
+
+#: What receives a call: the tensor, and the initializer that the call asks for.
+DrawFunction = Callable[[Tensor, Initializer], None]
+
+
+def _truncated(
+    tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Any = None
+) -> Initializer:
+    if std == 0 or a >= b:
+        raise ValueError(f"trunc_normal_(mean={mean}, std={std}, a={a}, b={b}) has no distribution")
+    return TruncatedNormal(float(mean), float(std), float(a), float(b), absolute=True)
+
+
+def _orthogonal(tensor: Tensor, gain: float, generator: Any = None) -> Initializer:
+    if tensor.ndim < 2:
+        raise ValueError("Only tensors with 2 or more dimensions are supported")
+    return Orthogonal(float(gain), layout=OUT_IN) if tensor.numel() else Constant(0.0)
+
+
+def _sparse(tensor: Tensor, sparsity: float, std: float, generator: Any = None) -> Initializer:
+    if tensor.ndim != 2:
+        raise ValueError("Only tensors with 2 dimensions are supported")
+    return Sparse(float(sparsity), float(std))
+
+
+def _dirac(tensor: Tensor, groups: int) -> Initializer:
+    if not 3 <= tensor.ndim <= 5:
+        raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
+    if tensor.shape[0] % groups:
+        raise ValueError("dim 0 must be divisible by groups")
+    return Dirac(groups, layout=OUT_IN)
+
+
+#: The initializer of a call, by the name of the function.
+_FUNCTIONS: dict[str, Callable[..., Initializer]] = {
+    "trunc_normal_": _truncated,
+    "orthogonal_": _orthogonal,
+    "sparse_": _sparse,
+    "dirac_": _dirac,
+}
+
+
+class _Function(NamedTuple):
+    """A function of `torch.nn.init`: itself, a copy with its own code, and how its arguments are read."""
+
+    function: types.FunctionType
+    original: types.FunctionType
+    signature: inspect.Signature
+    initializer: Callable[..., Initializer]
+
+
+_receivers = threading.local()
+_lock = threading.Lock()
+_depth = 0
+
+
+@cache
+def _functions() -> dict[str, _Function]:
+    found = {}
+    for name, initializer in _FUNCTIONS.items():
+        function = getattr(torch.nn.init, name)
+        original = types.FunctionType(
+            function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
+        )
+        original.__kwdefaults__ = function.__kwdefaults__
+        found[name] = _Function(function, original, inspect.signature(function), initializer)
+    return found
+
+
+def receive(name: str, *args: Any, **kwargs: Any) -> Tensor:
+    """Hand a call of a function of `torch.nn.init` to this thread's receiver; without one, run its own code."""
+    entry = _functions()[name]
+    receiver: DrawFunction | None = getattr(_receivers, "active", None)
+    if receiver is None:
+        return entry.original(*args, **kwargs)  # type: ignore[no-any-return]
+    bound = entry.signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    tensor: Tensor = bound.arguments["tensor"]
+    receiver(tensor, entry.initializer(**bound.arguments))
+    return tensor
+
+
+# The code that takes the place of each function's own. It uses none of the globals of `torch.nn.init`.
+
+
+def _trunc_normal_(*args: Any, **kwargs: Any) -> Tensor:
+    from initium.recording.interception import receive
+
+    return receive("trunc_normal_", *args, **kwargs)
+
+
+def _orthogonal_(*args: Any, **kwargs: Any) -> Tensor:
+    from initium.recording.interception import receive
+
+    return receive("orthogonal_", *args, **kwargs)
+
+
+def _sparse_(*args: Any, **kwargs: Any) -> Tensor:
+    from initium.recording.interception import receive
+
+    return receive("sparse_", *args, **kwargs)
+
+
+def _dirac_(*args: Any, **kwargs: Any) -> Tensor:
+    from initium.recording.interception import receive
+
+    return receive("dirac_", *args, **kwargs)
+
+
+_CODES = {
+    "trunc_normal_": _trunc_normal_.__code__,
+    "orthogonal_": _orthogonal_.__code__,
+    "sparse_": _sparse_.__code__,
+    "dirac_": _dirac_.__code__,
+}
+
+
+@contextmanager
+def intercepted(receiver: DrawFunction) -> Iterator[None]:
+    """Hand this thread's calls of the functions to `receiver` while the context is active."""
+    global _depth
+    before = getattr(_receivers, "active", None)
+    with _lock:
+        _depth += 1
+        if _depth == 1:
+            for name, entry in _functions().items():
+                entry.function.__code__ = _CODES[name]
+    _receivers.active = receiver
+    try:
+        yield
+    finally:
+        _receivers.active = before
+        with _lock:
+            _depth -= 1
+            if not _depth:
+                for entry in _functions().values():
+                    entry.function.__code__ = entry.original.__code__

@@ -1,0 +1,359 @@
+"""How each tensor of a recorded model starts: initializers for boxes of it, or a program over draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from initium.initializers.basic import Constant, Initializer, Normal, TruncatedNormal, Uniform
+from initium.recording.boxes import Bounds, box_in, disjoint, size_of
+from initium.recording.laws import Entry, initializer_of, sheet_of
+from initium.recording.random_steps import SOURCES
+from initium.recording.recorder import RecordingError
+from initium.recording.replay import replay
+from initium.recording.tape import Region, Step, Tape
+
+__all__ = ["Piece", "Program", "Start", "starts_of"]
+
+#: Initializers whose value at an index does not depend on the shape.
+_ELEMENTWISE = (Constant, Normal, TruncatedNormal, Uniform)
+#: More boxes than this in one tensor are left to a program.
+_MOST_BOXES = 1024
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A box of a tensor with one initializer.
+
+    Attributes
+    ----------
+    box
+        First index and last index + 1 along each axis.
+    shape
+        The shape that the initializer is asked for: that of the box, perhaps without axes of one element.
+    initializer
+        How the box starts.
+    name
+        The name of the stream.
+    is_own
+        Whether the values are those of a tensor of its own with this shape, such as an orthogonal matrix. If
+        not, they are those at the same indices of the whole tensor.
+    """
+
+    box: Bounds
+    shape: tuple[int, ...]
+    initializer: Initializer
+    name: str = ""
+    is_own: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Steps of a tape that compute a tensor from constants and draws.
+
+    Attributes
+    ----------
+    tape, region
+        The tape, and the region of the tensor.
+    names
+        The names of the streams of the random steps, by position.
+    """
+
+    tape: Tape
+    region: Region
+    names: Mapping[int, str]
+
+    def __str__(self) -> str:
+        names = [step.name.removeprefix("aten::") for step in self._steps]
+        drawn = sum(step.is_random for step in self._steps)
+        shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+        return f"program({shown})" if drawn else f"values({shown})"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the values depend on the seed."""
+        return bool(self.names)
+
+    @property
+    def _steps(self) -> list[Step]:
+        return [self.tape.steps[position] for position in self.tape.slice(self.region)]
+
+    def run(self, draw: Callable[[Initializer, tuple[int, ...], torch.dtype, str], Tensor]) -> Tensor:
+        """Return the values: a new tensor on the CPU.
+
+        Parameters
+        ----------
+        draw
+            Returns a draw of an initializer, for a shape, dtype and name of the stream.
+        """
+
+        def of_step(position: int, step: Step, arguments: dict[str, Any]) -> Sequence[Tensor]:
+            region, name = step.writes[0], self.names[position]
+            initializer = initializer_of(step)
+            if initializer is not None:
+                return [draw(initializer, region.shape, region.dtype, name)]
+            kind, compute = SOURCES[step.name]
+            source = draw(kind, region.shape, torch.float64, name)
+            return [compute(source, arguments).to(region.dtype)]
+
+        return replay(self.tape, self.region, of_step)
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """How one tensor starts.
+
+    Attributes
+    ----------
+    name, shape, dtype
+        Name, shape and dtype of the tensor.
+    pieces
+        Disjoint boxes that cover the tensor; empty if a program computes it.
+    program
+        The program, or None.
+    tied_to
+        The first name of the same tensor, or None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    pieces: tuple[Piece, ...] = ()
+    program: Program | None = None
+    tied_to: str | None = None
+
+    def __str__(self) -> str:
+        if self.tied_to is not None:
+            return f"tied to {self.tied_to}"
+        if self.program is not None:
+            return str(self.program)
+        if not self.pieces:
+            return "no elements"
+        if len(self.pieces) == 1:
+            return _text(self.pieces[0].initializer, self.pieces[0].shape)
+        laws: dict[str, list[str]] = {}
+        for piece in self.pieces:
+            laws.setdefault(_text(piece.initializer, piece.shape), []).append(_slices(piece.box, self.shape))
+        return "; ".join(f"{law} at {', '.join(where[:3])}{', ...' * (len(where) > 3)}" for law, where in laws.items())
+
+
+def _text(initializer: Initializer, shape: tuple[int, ...]) -> str:
+    return str(initializer.resolve(shape))
+
+
+def _slices(box: Bounds, shape: tuple[int, ...]) -> str:
+    parts = []
+    for (first, end), extent in zip(box, shape, strict=True):
+        whole = (first, end) == (0, extent)
+        parts.append(":" if whole else str(first) if end == first + 1 else f"{first}:{end}")
+    while len(parts) > 1 and parts[-1] == ":":
+        parts.pop()
+    return f"[{', '.join(parts)}]"
+
+
+def starts_of(tape: Tape, tensors: Mapping[str, Tensor]) -> dict[str, Start]:
+    """Return how each tensor of a recorded model starts.
+
+    Parameters
+    ----------
+    tape
+        The record of the model's construction.
+    tensors
+        Its parameters and buffers, on the meta device, by name; tied ones under each name.
+
+    Raises
+    ------
+    RecordingError
+        If the record does not say how a tensor starts; the message names all such tensors, with the reason.
+    """
+    regions: dict[str, Region] = {}
+    tied: dict[str, str] = {}
+    first: dict[Region, str] = {}
+    for name, tensor in tensors.items():
+        region = tape.region(tensor)
+        tied[name] = first.setdefault(region, name)
+        regions[name] = region
+    reader = _Laws(tape)
+    for name in first.values():
+        reader.read(name, regions[name])
+    if reader.reasons:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reader.reasons.items())
+        raise RecordingError(f"how these tensors start is not known: {listed}")
+    made = reader.starts()
+    return {
+        name: made[name]
+        if tied[name] == name
+        else Start(name, region.shape, region.dtype, tied_to=tied[name])
+        for name, region in regions.items()
+    }
+
+
+class _Law(NamedTuple):
+    """The law of a tensor that needs no program: a piece for each box, and the random steps that it uses."""
+
+    pieces: tuple[Piece, ...]
+    sources: frozenset[int]
+
+
+class _Laws:
+    """Reads the law of each tensor, then names the streams of those that share draws."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+        self._regions: dict[str, Region] = {}
+        self._laws: dict[str, _Law | None] = {}
+        self._users: dict[int, list[str]] = {}  # names of the tensors that use each random step
+        self.reasons: dict[str, str] = {}
+
+    def read(self, name: str, region: Region) -> None:
+        """Read the law of a tensor, or the reason why there is none."""
+        self._regions[name] = region
+        try:
+            self._laws[name] = law = _law(self._tape, region)
+        except _WithoutValuesError as error:
+            self._laws[name], self.reasons[name] = None, str(error)
+            return
+        if law is not None:
+            sources: Iterable[int] = law.sources
+        else:
+            steps = {position: self._tape.steps[position] for position in self._tape.slice(region)}
+            reason = _refused(steps.values())
+            if reason:
+                self.reasons[name] = reason
+            sources = [position for position, step in steps.items() if step.is_random]
+        for position in sources:
+            self._users.setdefault(position, []).append(name)
+
+    def starts(self) -> dict[str, Start]:
+        """Return the starts; draws that several tensors share get one name."""
+        while self._separated():
+            pass
+        # The stream of a random step has the name of the first tensor that it draws by a law.
+        owners: dict[int, str] = {}
+        for name, law in self._laws.items():
+            for position in law.sources if law is not None else ():
+                owners.setdefault(position, name)
+        return {name: self._start(name, owners) for name in self._regions}
+
+    def _separated(self) -> bool:
+        """Leave to programs what shares a draw with a tensor that uses it in another way; return if any."""
+        changed = False
+        for position, names in self._users.items():
+            laws = {(self._laws[name], self._regions[name].shape, self._regions[name].dtype) for name in names}
+            if len(laws) == 1:
+                continue
+            step = self._tape.steps[position]
+            drawn = initializer_of(step)
+            for name in names:
+                law, region = self._laws[name], self._regions[name]
+                as_drawn = (
+                    law is not None
+                    and [piece.initializer for piece in law.pieces] == [drawn]
+                    and (region.shape, region.dtype) == (step.writes[0].shape, step.writes[0].dtype)
+                )
+                if law is not None and not as_drawn:
+                    self._laws[name], changed = None, True
+        return changed
+
+    def _start(self, name: str, owners: dict[int, str]) -> Start:
+        region, law = self._regions[name], self._laws[name]
+        if law is None:
+            program = Program(self._tape, region, self._streams(name, region, owners))
+            return Start(name, region.shape, region.dtype, program=program)
+        stream = owners[min(law.sources)] if law.sources else name
+        pieces = [
+            replace(piece, name=f"{stream}#{number}" if piece.is_own and len(law.pieces) > 1 else stream)
+            for number, piece in enumerate(law.pieces)
+        ]
+        return Start(name, region.shape, region.dtype, tuple(pieces))
+
+    def _streams(self, name: str, region: Region, owners: dict[int, str]) -> dict[int, str]:
+        """Return the names of the streams of a program's random steps."""
+        streams: dict[int, str] = {}
+        for position in self._tape.slice(region):
+            if not self._tape.steps[position].is_random:
+                continue
+            if position not in owners:
+                number = sum(stream.partition("#")[0] == name for stream in streams.values())
+                owners[position] = f"{name}#{number}" if number else name
+            streams[position] = owners[position]
+        return streams
+
+
+class _WithoutValuesError(ValueError):
+    """A tensor has elements that no step writes."""
+
+
+def _refused(steps: Iterable[Step]) -> str | None:
+    """Return why a program cannot compute a tensor; None if it can."""
+    for step in steps:
+        if not step.is_random:
+            continue
+        if initializer_of(step) is None and step.name not in SOURCES:
+            return f"initium does not draw as {step.name} does"
+        if any(not (w.dtype.is_floating_point or step.name in SOURCES) for w in step.writes):
+            return f"{step.name} draws values of {step.writes[0].dtype}"
+    return None
+
+
+def _law(tape: Tape, region: Region) -> _Law | None:
+    """Return the law of a tensor; None if it needs a program.
+
+    Raises
+    ------
+    _WithoutValuesError
+        If the steps leave elements without values.
+    """
+    if not region.size:
+        return _Law((), frozenset())
+    sheet = sheet_of(tape, region)
+    if sheet is None or len(sheet) > _MOST_BOXES:
+        return None
+    boxes = [_box(tape, region, entry) for entry in sheet]
+    if any(box is None for box in boxes):
+        return None
+    known = [box for box in boxes if box is not None]
+    left = disjoint(known)
+    if sum(size_of(box) for rest in left for box in rest) != region.size:
+        raise _WithoutValuesError("the model's own code leaves it, or a part of it, without values")
+    used = [(rest, box, entry) for rest, box, entry in zip(left, known, sheet, strict=True) if rest]
+    sources = frozenset(e.value.source for _, _, e in used if e.value.source is not None)
+    initializers = {entry.value.initializer for _, _, entry in used}
+    if len(initializers) == 1 and isinstance(first := initializers.pop(), _ELEMENTWISE):
+        return _Law((Piece(_everything(region), region.shape, first),), sources)
+    pieces = []
+    for rest, box, entry in used:
+        initializer = entry.value.initializer
+        is_own = not isinstance(initializer, _ELEMENTWISE)
+        if is_own and rest != [box]:
+            return None  # overwritten in part
+        shape = entry.region.shape if is_own else None
+        pieces += [Piece(b, shape or _extents(b), initializer, is_own=is_own) for b in rest]
+    return _Law(tuple(pieces), sources)
+
+
+def _box(tape: Tape, region: Region, entry: Entry) -> Bounds | None:
+    """Return the box of a tensor that an entry describes; None if it is no box, or in another order."""
+    drawn, initializer = entry.region, entry.value.initializer
+    if isinstance(initializer, Constant) and tape.covers(drawn):
+        return _everything(region)
+    if isinstance(initializer, _ELEMENTWISE) and tape.covers(drawn) and tape.covers(region):
+        return _everything(region)
+    box = box_in(region, drawn)
+    if box is None or isinstance(initializer, _ELEMENTWISE):
+        return box
+    order = [n for n in drawn.shape if n != 1], [s for s, n in zip(drawn.strides, drawn.shape, strict=True) if n != 1]
+    kept = [(n, s) for n, s in zip(_extents(box), region.strides, strict=True) if n != 1]
+    return box if order == ([n for n, _ in kept], [s for _, s in kept]) else None
+
+
+def _everything(region: Region) -> Bounds:
+    return tuple((0, extent) for extent in region.shape)
+
+
+def _extents(box: Bounds) -> tuple[int, ...]:
+    return tuple(end - first for first, end in box)
