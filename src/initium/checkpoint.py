@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,16 @@ from initium.models.architecture import CONFIG_NAME, Architecture
 from initium.models.resolve import resolve_model
 from initium.planning.jobs import Job, job_of
 from initium.planning.plan import plan
+from initium.planning.runs import Composite, Run
 from initium.recipes.named import DEFAULTS, NAMED
 from initium.recipes.reader import load
 from initium.recipes.recipe import Recipe, RecipeRule
-from initium.recipes.rules import Assignment, UnusedRuleWarning
+from initium.recipes.rules import Assignment, Rule, UnusedRuleWarning, skip
 from initium.regions.boxes import Box
 from initium.specs import TensorSpec
 
 __all__ = [
+    "OWN",
     "CheckpointPlan",
     "InitialisedCheckpoint",
     "NoRecipeError",
@@ -44,6 +47,10 @@ __all__ = [
     "plan_checkpoint",
     "run_checkpoint",
 ]
+
+
+#: In place of a recipe: the model's own initialisation.
+OWN = Recipe("own", (), "", "The model's own initialisation, as its code in transformers says.")
 
 
 class NoRecipeError(ValueError):
@@ -112,7 +119,9 @@ def plan_checkpoint(
         One of: the name of a built-in architecture (``"gpt2"``); a Hugging Face ``config.json`` or its folder
         (extra ``hf``); an existing ``.safetensors`` file or index, for its shapes; an `Architecture`.
     recipe
-        The name of a recipe, a ``.toml`` file, or a `Recipe`. Default: the recipe of the model's family.
+        The name of a recipe, a ``.toml`` file, or a `Recipe`; or ``"own"`` for the model's own
+        initialisation: the code of transformers for its configuration. Default: ``"own"`` for a
+        ``config.json``, else the recipe of the model's family.
     dtype
         The dtype of all tensors. Default: the dtype of the recipe, else of the model.
 
@@ -139,12 +148,28 @@ def plan_checkpoint(
         others = f", only integers and booleans such as {known.left_out[0]!r}" if known.left_out else ""
         raise ValueError(f"{known.name} has no weights to draw{others}")
     if recipe is None:
-        recipe = _default_recipe(known)
+        recipe = OWN.name if known.is_of_config else _default_recipe(known)
+    if recipe in (OWN, OWN.name):
+        return _plan_own(known, None if dtype is None else dtypes.lookup(dtype).name)
     chosen = recipe if isinstance(recipe, Recipe) else load(recipe)
     wanted = chosen.dtype if dtype is None else dtypes.lookup(dtype).name
     in_dtype = known if wanted is None else known.with_dtype(wanted)
     assigned = chosen.assign(in_dtype)
     return CheckpointPlan(in_dtype, chosen, assigned.assignments, assigned.unused)
+
+
+def _plan_own(model: Architecture, dtype: str | None) -> CheckpointPlan:
+    """Plan to draw a model by its own code."""
+    from initium.recording.configuration import own_of_config
+
+    known, starts = own_of_config(model, dtype)
+    rule = Rule(OWN.name, skip, optional=True)
+    assignments = []
+    for tensor in known.tensors:
+        start = starts[tensor.name]
+        start.check(dtypes.lookup(tensor.dtype))
+        assignments.append(Assignment(tensor.name, tensor.shape, rule, skip, None, start))
+    return CheckpointPlan(known, OWN, tuple(assignments), ())
 
 
 def _default_recipe(model: Architecture) -> str:
@@ -306,8 +331,11 @@ def _companions(model: Architecture, output: str | Path) -> dict[str, str]:
 
 def _metadata(planned: CheckpointPlan, seed: int) -> dict[str, str]:
     """Return the metadata that reproduces a file; the format requires strings as values."""
-    variables = {"depth": planned.model.depth, "width": planned.model.width}
-    rules = [rule.describe(variables) for rule in planned.recipe.rules]
+    if planned.recipe is OWN:
+        rules: list[Any] = [{"match": a.name, "own": str(a.fill)} for a in planned.assignments]
+    else:
+        variables = {"depth": planned.model.depth, "width": planned.model.width}
+        rules = [rule.describe(variables) for rule in planned.recipe.rules]
     return {
         "format": "pt",
         "initium.version": __version__,
@@ -325,7 +353,8 @@ def _metadata(planned: CheckpointPlan, seed: int) -> dict[str, str]:
 class _Filler:
     """Draws all pieces of a buffer in one call.
 
-    An orthogonal matrix that extends over several buffers is made once, and kept until its last piece.
+    An orthogonal matrix that extends over several buffers is made once, and kept until its last piece. So are
+    the values of a tensor that is no sequence of runs.
     """
 
     def __init__(
@@ -333,29 +362,52 @@ class _Filler:
     ) -> None:
         self._drawn, self._seed, self._threads, self._device = drawn, seed, threads, device
         self._matrices: dict[tuple[int, int], NDArray[Any]] = {}
+        self._values: dict[int, NDArray[Any]] = {}
+        self._runs = lru_cache(maxsize=64)(self._runs_of)
 
     def __call__(self, pieces: list[io.Piece]) -> None:
         """Fill the pieces, which come in the order of the file."""
         jobs: list[Job] = []
         parts: list[_Part] = []
         for piece in pieces:
-            tensor, fill = self._drawn[piece.tensor]
-            if not isinstance(fill, OrthogonalFill):
-                jobs.append(_job(tensor, fill, piece.start, piece.values))
+            runs = self._runs(piece.tensor)
+            if runs is None:
+                self._copy_values(piece)
                 continue
-            whole, partial = _by_matrices(piece, fill.period)
-            jobs += [_job(tensor, fill, run.start, run.values) for run in whole]
-            parts += partial
+            for part_run, part in _cut_by_runs(piece, runs):
+                if not isinstance(part_run.fill, OrthogonalFill):
+                    jobs.append(_job(part_run, part.start, part.values))
+                    continue
+                whole, partial = _by_matrices(part, part_run)
+                jobs += [_job(part_run, matrices.start, matrices.values) for matrices in whole]
+                parts += partial
         # Matrices that exist already are copied first, to free their memory before new ones are made.
         waiting = [part for part in parts if not self._copied(part)]
         for part in waiting:
-            tensor, fill = self._drawn[part.piece.tensor]
-            made = np.empty(part.period, dtypes.lookup(tensor.dtype).numpy)
+            dtype = dtypes.lookup(self._drawn[part.piece.tensor][0].dtype)
+            made = np.empty(part.period, dtype.numpy)
             self._matrices[part.key] = made
-            jobs.append(_job(tensor, fill, part.first, made))
+            jobs.append(_job(part.run, part.first, made))
         self._run(jobs)
         for part in waiting:
             self._copied(part)
+
+    def _runs_of(self, number: int) -> list[Run] | None:
+        """Return the runs of a tensor; None if it is no sequence of runs."""
+        tensor, fill = self._drawn[number]
+        if isinstance(fill, Composite):
+            return fill.runs()
+        return [Run(0, tensor.size, fill, tensor.name)]
+
+    def _copy_values(self, piece: io.Piece) -> None:
+        """Copy a part of a tensor's values; make them at its first piece, and drop them after its last."""
+        tensor, fill = self._drawn[piece.tensor]
+        assert isinstance(fill, Composite)
+        if piece.tensor not in self._values:
+            self._values[piece.tensor] = fill.values(tensor.dtype, self._run)
+        piece.values[...] = self._values[piece.tensor][piece.start : piece.stop]
+        if piece.stop == tensor.size:
+            del self._values[piece.tensor]
 
     def _copied(self, part: _Part) -> bool:
         """Copy a part of a matrix if the matrix exists; drop the matrix after its last element."""
@@ -379,6 +431,7 @@ class _Part:
     """A piece within one matrix; the matrix is elements [first, first + period) of the tensor."""
 
     piece: io.Piece
+    run: Run
     first: int
     period: int
 
@@ -387,14 +440,28 @@ class _Part:
         return self.piece.tensor, self.first
 
 
-def _by_matrices(piece: io.Piece, period: int) -> tuple[list[io.Piece], list[_Part]]:
-    """Split a piece where matrices of `period` elements begin: into runs of whole matrices, and parts."""
-    first, last = -(-piece.start // period) * period, piece.stop // period * period
+def _cut_by_runs(piece: io.Piece, runs: list[Run]) -> Iterator[tuple[Run, io.Piece]]:
+    """Yield the parts of a piece, each with its run."""
+    for part_run in runs:
+        start, stop = max(piece.start, part_run.start), min(piece.stop, part_run.stop)
+        if start < stop:
+            yield part_run, _cut(piece, start, stop)
+
+
+def _by_matrices(piece: io.Piece, matrices: Run) -> tuple[list[io.Piece], list[_Part]]:
+    """Split a piece of a run where matrices begin: into runs of whole matrices, and parts."""
+    assert isinstance(matrices.fill, OrthogonalFill)
+    period, origin = matrices.fill.period, matrices.first
+    first = origin - -(piece.start - origin) // period * period
+    last = origin + (piece.stop - origin) // period * period
     if first > last:  # within one matrix
-        return [], [_Part(piece, last, period)]
+        return [], [_Part(piece, matrices, last, period)]
     whole = [_cut(piece, first, last)] if first < last else []
-    parts = [_Part(_cut(piece, piece.start, first), first - period, period)] if piece.start < first else []
-    parts += [_Part(_cut(piece, last, piece.stop), last, period)] if last < piece.stop else []
+    parts = []
+    if piece.start < first:
+        parts.append(_Part(_cut(piece, piece.start, first), matrices, first - period, period))
+    if last < piece.stop:
+        parts.append(_Part(_cut(piece, last, piece.stop), matrices, last, period))
     return whole, parts
 
 
@@ -402,6 +469,7 @@ def _cut(piece: io.Piece, start: int, stop: int) -> io.Piece:
     return io.Piece(piece.tensor, start, stop, piece.values[start - piece.start : stop - piece.start])
 
 
-def _job(tensor: TensorSpec, fill: Fill, start: int, values: NDArray[Any]) -> Job:
+def _job(part: Run, start: int, values: NDArray[Any]) -> Job:
     # A run of elements in row-major order is a box of the flattened tensor, with the same indices.
-    return job_of(tensor.name, fill, Box(values.shape, start, (1,)), destination_of(values))
+    box = Box(values.shape, start - part.first, (1,))
+    return job_of(part.name, part.fill, box, destination_of(values))

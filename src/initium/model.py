@@ -29,7 +29,7 @@ from initium.recipes.rules import Assignment, RulesLike, assign
 from initium.regions.boxes import box_of
 
 if TYPE_CHECKING:
-    from initium.recording.starts import Start
+    from initium.recording.laws.start import Start
 
 __all__ = ["ParameterReport", "Report", "init_model", "plan_model", "run_plan"]
 
@@ -209,7 +209,7 @@ def init_model(
         If a parameter matches no rule.
     TypeError, ValueError
         If an argument is wrong; the message names the parameter, and nothing has been written.
-    initium.recording.recorder.RecordingError
+    initium.recording.tape.recorder.RecordingError
         If `rules` is ``"own"``, and it is not known how a tensor starts; nothing has been written.
 
     Warns
@@ -263,10 +263,11 @@ def _init_own(
     progress: Reported,
 ) -> Report:
     """Draw a torch module by its own code."""
-    from initium.recording.own import Own, tensors_of
+    from initium.recording.module_tensors import tensors_of
+    from initium.recording.own import Own
 
     own = Own.of(module, seed, device, threads)
-    made = plan((job for name in own.starts for job in own.jobs(name)), seed)
+    made = plan(own.jobs(), seed)
     begin = time.perf_counter()
     run_plan(made, backend=backend, threads=threads, progress=progress)
     own.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import click
@@ -50,7 +51,7 @@ def _row(model: Architecture, tensor: TensorSpec, assignment: Assignment) -> Seq
         fans = assignment.fans or model.layout(tensor.name).fans(tensor.shape)
         fan_in, fan_out = (f"{fan:,.10g}" for fan in fans)
     if assignment.fill is not None:
-        std = f"{assignment.fill.std:.4g}"
+        std = "-" if math.isnan(assignment.fill.std) else f"{assignment.fill.std:.4g}"
     shape = " x ".join(map(str, tensor.shape)) or "scalar"
     nbytes = tensor.nbytes if assignment.fill is not None else 0
     distribution = str(assignment.fill or "skip")

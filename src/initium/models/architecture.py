@@ -38,6 +38,8 @@ class Architecture:
         The content of a ``config.json`` for transformers; None if unknown.
     left_out
         Tensors of a checkpoint that initium does not fill: buffers of integers or booleans.
+    is_of_config
+        Whether transformers has built the model from `config`.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Architecture:
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
     left_out: tuple[str, ...] = ()
+    is_of_config: bool = False
 
     @property
     def size(self) -> int:

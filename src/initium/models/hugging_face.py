@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,15 @@ from initium.layouts import IN_OUT, TRANSPOSED, Layout
 from initium.models.architecture import Architecture
 from initium.specs import TensorSpec
 
-__all__ = ["depth_of", "from_config", "layouts_by_name", "read_config", "width_of"]
+__all__ = [
+    "architecture_of",
+    "build",
+    "depth_of",
+    "from_config",
+    "layouts_by_name",
+    "read_config",
+    "width_of",
+]
 
 #: Names of the weights that are not (out, in), by family. A checkpoint does not state the class of a layer.
 _IN_OUT_NAMES = {
@@ -64,17 +72,14 @@ def from_config(path: str | Path) -> Architecture:
     """
     path = Path(path)
     config = read_config(path)
-    try:
-        import torch
-        import transformers
-        from transformers.pytorch_utils import Conv1D
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{path}: reading a configuration needs {error.name}; install it with: pip install 'initium[hf]'",
-            name=error.name,
-        ) from error
+    return architecture_of(path, config, build(path, config))
 
-    model = _on_meta_device(path, config, torch, transformers)
+
+def architecture_of(path: Path, config: dict[str, Any], model: Any) -> Architecture:
+    """Return the architecture of a model of transformers that was built from a configuration."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
     tensors: list[TensorSpec] = []
     left_out: list[str] = []
     seen: set[int] = set()  # tied weights are one object under several names
@@ -103,6 +108,7 @@ def from_config(path: str | Path) -> Architecture:
         layouts=layouts,
         config=config,
         left_out=tuple(left_out),
+        is_of_config=True,
     )
 
 
@@ -119,7 +125,31 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _on_meta_device(path: Path, config: dict[str, Any], torch: Any, transformers: Any) -> Any:
+def build(
+    path: Path, config: dict[str, Any], within: Callable[[], AbstractContextManager[Any]] | None = None
+) -> Any:
+    """Return the model of transformers that a configuration describes, without memory.
+
+    Parameters
+    ----------
+    path, config
+        The configuration, and where it comes from.
+    within
+        Returns the context in which the model is built. Default: torch's meta device.
+
+    Raises
+    ------
+    ModuleNotFoundError, ValueError
+        See `from_config`.
+    """
+    try:
+        import torch
+        import transformers
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path}: reading a configuration needs {error.name}; install it with: pip install 'initium[hf]'",
+            name=error.name,
+        ) from error
     kind = config["model_type"]
     if kind not in transformers.CONFIG_MAPPING:
         raise ValueError(f"{path}: model_type={kind!r} is unknown to transformers {transformers.__version__}")
@@ -128,15 +158,21 @@ def _on_meta_device(path: Path, config: dict[str, Any], torch: Any, transformers
     except RecursionError as error:
         raise ValueError(f"{path}: {error}; expected tables within fewer tables") from None
     with _building:
-        return _built(path, config, torch, transformers)
+        return _built(path, config, torch, transformers, within or (lambda: torch.device("meta")))
 
 
-def _built(path: Path, config: dict[str, Any], torch: Any, transformers: Any) -> Any:
+def _built(
+    path: Path,
+    config: dict[str, Any],
+    torch: Any,
+    transformers: Any,
+    within: Callable[[], AbstractContextManager[Any]],
+) -> Any:
     usual = torch.get_default_dtype()
     try:
         dtype = dtypes.lookup(config.get("dtype") or config.get("torch_dtype") or "float32").name
         torch.set_default_dtype(getattr(torch, dtype))
-        with _offline(), _bounded(torch), torch.device("meta"):
+        with _offline(), _bounded(torch), within():
             settings = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_harmless(config))
             return _model_class(settings, transformers)(settings)
     except Exception as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,22 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from initium.backends.run import run
-from initium.initializers.basic import Initializer
-from initium.memory.arrays import destination_of
-from initium.planning.jobs import Job, job_of
+from initium.planning.jobs import Job
 from initium.planning.plan import plan
-from initium.recording.recorder import RecordingError, recording, tape_of
-from initium.recording.starts import Piece, Start, starts_of
-from initium.recording.tape import Tape
-from initium.regions.boxes import box_of, whole
+from initium.recording.laws.start import Start
+from initium.recording.laws.starts import starts_of
+from initium.recording.module_tensors import replace_tensors, tensors_of
+from initium.recording.tape.recorder import RecordingError, recording, tape_of
+from initium.recording.tape.tape import Tape
 
-__all__ = ["Own", "own_starts", "tensors_of"]
+__all__ = ["Own", "own_starts"]
 
 
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a module by name; tied ones under each name."""
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    return parameters | dict(module.named_buffers(remove_duplicate=False))
+#: How each tensor of a model starts, for models whose tensors have memory by now.
+_known: weakref.WeakKeyDictionary[nn.Module, dict[str, Start]] = weakref.WeakKeyDictionary()
 
 
 def own_starts(module: nn.Module) -> dict[str, Start]:
@@ -40,24 +38,54 @@ def own_starts(module: nn.Module) -> dict[str, Start]:
         or a `Sequential` or list of them; or a module with a method ``init_weights()`` or
         ``reset_parameters()`` that sets all its tensors.
 
+    Returns
+    -------
+    dict
+        A `Start` by name; ``str(start)`` is its law. Tensors that are attributes of a recorded module, but
+        neither parameters nor buffers, are included.
+
     Raises
     ------
     RecordingError
         If it is none of these, or if it cannot be recorded how a tensor starts.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> import torch
+    >>> for name, start in ini.torch.own_starts(torch.nn.Conv1d(4, 8, 3)).items():
+    ...     print(name, start)
+    weight uniform(-0.288675, 0.288675)
+    bias uniform(-0.288675, 0.288675)
     """
     tape = tape_of(module)
     if tape is None:
         tape, twin = _recorded_again(module)
-    else:
-        twin = module
-    tensors = tensors_of(twin)
-    strangers = [name for name, tensor in tensors.items() if not tape.knows(tensor)]
-    if strangers:
-        raise RecordingError(
-            f"the tensors {', '.join(strangers[:5])} were added or replaced after the recording of the model; "
-            "expected a model as it was recorded"
-        )
-    return starts_of(tape, tensors)
+        return starts_of(tape, tensors_of(twin))
+    tensors = tensors_of(module)
+    known = _known.get(module)
+    if known is not None and not any(tensor.is_meta for tensor in tensors.values()):
+        _check_same(tensors, known)
+        return known
+    for name, tensor in tensors.items():
+        if not tape.knows(tensor):
+            raise RecordingError(
+                f"{name} was added or replaced after the model was recorded; "
+                "expected a model as it was recorded"
+            )
+    _known[module] = starts = starts_of(tape, tensors)
+    return starts
+
+
+def _check_same(tensors: Mapping[str, Tensor], starts: Mapping[str, Start]) -> None:
+    now = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    then = {name: (start.shape, start.dtype) for name, start in starts.items()}
+    for name in now.keys() | then.keys():
+        if now.get(name) != then.get(name):
+            raise RecordingError(
+                f"{name} is {now.get(name)} now, and was {then.get(name)} when the model was recorded; "
+                "expected a model as it was recorded"
+            )
 
 
 # --- which code ---------------------------------------------------------------------------------------------
@@ -74,8 +102,8 @@ def _recorded_again(module: nn.Module) -> tuple[Tape, nn.Module]:
     method = next((name for name in _METHODS if callable(getattr(module, name, None))), None)
     if foreign and (foreign[0] is not module or method is None):
         raise RecordingError(
-            f"how a {type(foreign[0]).__qualname__} starts is written in its constructor, which has run already; "
-            "build the model within initium.torch.recording()"
+            f"how a {type(foreign[0]).__qualname__} starts is written in its constructor, which has run "
+            "already; build the model within initium.torch.recording()"
         )
     with recording() as tape:
         twin = _twin(module)
@@ -160,87 +188,62 @@ class Own:
 
     @classmethod
     def of(cls, module: nn.Module, seed: int, device: str | None, threads: int | None) -> Own:
-        """Prepare to draw a module; nothing of it is written."""
+        """Prepare to draw a module; nothing of it is written.
+
+        Raises
+        ------
+        RecordingError
+            See `own_starts`.
+        ValueError
+            If a tensor that has memory is not on `device`.
+        """
         starts = own_starts(module)
-        draw = _drawer(seed, threads)
-        values = {name: _computed(start, draw) for name, start in starts.items() if start.program is not None}
         given = tensors_of(module)
-        made: dict[int, Tensor] = {}
-        tensors: dict[str, Tensor] = {}
-        for name, start in starts.items():
-            tensor = given[name]
-            if tensor.is_meta and id(tensor) not in made:
-                made[id(tensor)] = torch.empty_like(tensor, device=device or "cpu", requires_grad=False)
-            tensors[name] = made.get(id(tensor), tensor)
-            if device is not None and not _is_on(tensors[name], device):
+        for name, tensor in given.items():
+            if device is not None and not tensor.is_meta and not _is_on(tensor, device):
                 raise ValueError(f"params[{name!r}] is on device {tensor.device}; expected device={device}")
+
+        def draw(jobs: list[Job]) -> None:
+            run(plan(jobs, seed), threads=threads)
+
+        values = {name: start.computed(draw) for name, start in starts.items() if start.program is not None}
+        memory = _Memory(device or "cpu")
+        tensors = {
+            name: memory.tensor(tensor) if tensor.is_meta else tensor for name, tensor in given.items()
+        }
         return cls(module, starts, tensors, values)
 
-    def jobs(self, name: str) -> list[Job]:
-        """Return the jobs that draw a tensor."""
-        return jobs_of(self.starts[name], self.tensors[name].detach())
+    def jobs(self) -> Iterator[Job]:
+        """Yield the jobs that draw what needs no program."""
+        for name, start in self.starts.items():
+            yield from start.jobs(self.tensors[name].detach())
 
     def finish(self) -> None:
         """Write the values of programs, and give the module its new tensors."""
         with torch.no_grad():
             for name, values in self.values.items():
                 self.tensors[name].copy_(values)
-        _replace(self.module, self.tensors)
+        replace_tensors(self.module, self.tensors)
 
 
-def jobs_of(start: Start, tensor: Tensor) -> list[Job]:
-    """Return the jobs that draw a tensor's pieces."""
-    return [_job(start, piece, tensor) for piece in start.pieces]
+class _Memory:
+    """New memory for the storages of meta tensors, so that what shares memory goes on sharing it."""
 
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._storages: dict[int, Tensor] = {}
 
-def _job(start: Start, piece: Piece, tensor: Tensor) -> Job:
-    part = tensor[tuple(slice(first, end) for first, end in piece.box)] if piece.box else tensor
-    if piece.is_own:
-        part, shape, box = part.view(piece.shape), piece.shape, whole(piece.shape)
-    else:
-        shape, box = start.shape, box_of(start.shape, tuple(slice(*ends) for ends in piece.box))
-    fill = piece.initializer.resolve(shape)
-    destination = destination_of(part, "params", start.name)
-    fill.check(destination.dtype)
-    return job_of(piece.name, fill, box, destination)
-
-
-def _drawer(seed: int, threads: int | None) -> Callable[[Initializer, tuple[int, ...], torch.dtype, str], Tensor]:
-    def draw(initializer: Initializer, shape: tuple[int, ...], dtype: torch.dtype, name: str) -> Tensor:
-        made = torch.empty(shape, dtype=dtype)
-        job = job_of(name, initializer.resolve(shape), whole(shape), destination_of(made))
-        run(plan([job], seed), threads=threads)
-        return made
-
-    return draw
-
-
-def _computed(start: Start, draw: Callable[..., Tensor]) -> Tensor:
-    """Return the values of a program; raise if it reads memory without values."""
-    assert start.program is not None
-    values = start.program.run(draw)
-    if (values.dtype.is_floating_point or values.dtype.is_complex) and values.isnan().any():
-        raise RecordingError(f"{start.name}: {start.program} reads memory that no operation has written")
-    return values
+    def tensor(self, meta: Tensor) -> Tensor:
+        """Return a tensor with memory in place of a meta tensor."""
+        storage = meta.untyped_storage()
+        held = self._storages.get(storage._cdata)
+        if held is None:
+            held = torch.empty(storage.nbytes(), dtype=torch.uint8, device=self._device)
+            self._storages[storage._cdata] = held
+        view = torch.empty(0, dtype=meta.dtype, device=self._device)
+        return view.set_(held.untyped_storage(), meta.storage_offset(), meta.shape, meta.stride())
 
 
 def _is_on(tensor: Tensor, device: str) -> bool:
     wanted = torch.device(device)
     return tensor.device.type == wanted.type and wanted.index in (None, tensor.device.index)
-
-
-def _replace(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put new tensors in the places of those on the meta device; ties and gradients' settings stay."""
-    made: dict[int, nn.Parameter] = {}
-    for prefix, part in module.named_modules(remove_duplicate=False):
-        for registry in (part._parameters, part._buffers):
-            for key, old in registry.items():
-                if old is None or not old.is_meta:
-                    continue
-                new = tensors[f"{prefix}.{key}" if prefix else key]
-                if isinstance(old, nn.Parameter):
-                    if id(old) not in made:
-                        made[id(old)] = nn.Parameter(new, old.requires_grad)
-                        made[id(old)].__dict__.update(old.__dict__)
-                    new = made[id(old)]
-                registry[key] = new

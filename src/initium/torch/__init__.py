@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from initium.recording.own import own_starts
-from initium.recording.recorder import RecordingError, recording
+from initium.recording.tape.recorder import RecordingError, recording
 from initium.torch import init
 from initium.torch.layers import default_rules, reset_parameters
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from initium.recording.interception import intercepted
-from initium.recording.replay import RandomValueError, replay
-from initium.recording.tape import Step, Tape, map_tensors, tensors_in
+from initium.recording.tape.interception import intercepted
+from initium.recording.tape.replay import RandomValueError, replay
+from initium.recording.tape.tape import Step, Tape, map_tensors, tensors_in
 
 __all__ = ["RecordingError", "recording", "tape_of"]
 
@@ -148,7 +149,9 @@ class _Operations(TorchDispatchMode):
     def _evaluated(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation whose result depends on values, which must not be random."""
         try:
-            args, kwargs = map_tensors(lambda tensor: replay(self._tape, self._tape.region(tensor)), (args, kwargs))
+            args, kwargs = map_tensors(
+                lambda tensor: replay(self._tape, self._tape.region(tensor)), (args, kwargs)
+            )
         except RandomValueError as error:
             raise RecordingError(f"{func} needs the values of a tensor, and these are {error}") from None
         if "device" in kwargs:
@@ -173,11 +176,7 @@ def _needs_values(func: Any) -> bool:
 
 
 #: Methods that hand values to Python or NumPy, without an operation that a mode sees.
-_READS = frozenset(
-    getattr(Tensor, name)
-    for name in ("numpy", "tolist", "__array__", "data_ptr", "__dlpack__", "__reduce_ex__")
-    if hasattr(Tensor, name)
-)
+_READS = frozenset(getattr(Tensor, name) for name in ("numpy", "tolist", "__array__"))
 
 
 class _Functions(TorchFunctionMode):
@@ -209,16 +208,25 @@ def _values(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         try:
             tensor = replay(tape, tape.region(tensor))
         except RandomValueError as error:
-            raise RecordingError(f"{func.__name__} needs the values of a tensor, and these are {error}") from None
+            raise RecordingError(
+                f"{func.__name__} needs the values of a tensor, and these are {error}"
+            ) from None
     return func(tensor, *rest, **kwargs)
 
 
 def _to(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Convert a tensor, to another dtype only."""
-    devices = (str, int, torch.device)
-    kept = tuple(a for position, a in enumerate(args) if not position or not isinstance(a, devices) or isinstance(a, bool))
-    kwargs = {key: value for key, value in kwargs.items() if key != "device"}
-    return func(*kept, **kwargs) if len(kept) > 1 or kwargs else args[0]
+    tensor, *rest = args
+    if rest and isinstance(rest[0], Tensor):
+        order = ("other", "non_blocking", "copy")
+    elif rest and isinstance(rest[0], torch.dtype):
+        order = ("dtype", "non_blocking", "copy")
+    else:
+        order = ("device", "dtype", "non_blocking", "copy")
+    given = dict(zip(order, rest, strict=False)) | kwargs
+    dtype = given["other"].dtype if "other" in given else given.get("dtype")
+    kept = {key: given[key] for key in ("copy", "memory_format") if given.get(key)}
+    return tensor.to(dtype=dtype or tensor.dtype, **kept)
 
 
 def _same(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -258,15 +266,18 @@ _ANSWERS: dict[Any, _Answer] = {
 
 @contextmanager
 def _registered(tape: Tape) -> Iterator[None]:
-    """Remember the tape for each module that gets a parameter or buffer."""
+    """Remember the tape for each module of this thread that gets a parameter, buffer or part."""
+    thread = threading.get_ident()
 
-    def remember(module: nn.Module, name: str, tensor: Any) -> None:
-        _tapes[module] = tape
+    def remember(module: nn.Module, name: str, value: Any) -> None:
+        if threading.get_ident() == thread:
+            _tapes[module] = tape
 
     registry = torch.nn.modules.module
     hooks = [
         registry.register_module_parameter_registration_hook(remember),
         registry.register_module_buffer_registration_hook(remember),
+        registry.register_module_module_registration_hook(remember),
     ]
     try:
         yield

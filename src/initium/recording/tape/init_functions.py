@@ -1,9 +1,7 @@
-"""Functions of `torch.nn.init` whose work no operation on a meta tensor shows, called at the level of the function.
+"""Functions of `torch.nn.init` as initializers: what a call asks for, and who receives it.
 
 `trunc_normal_`, `orthogonal_`, `sparse_` and `dirac_` return early for meta tensors, and on others they run
-loops and factorisations in which the distribution is hard to see. Libraries hold these functions under names
-of their own (timm imports them, transformers keeps a table of them), so replacing the attributes of
-`torch.nn.init` does not reach all calls. What is replaced is their code.
+loops and factorisations in which the distribution is hard to see.
 """
 
 from __future__ import annotations
@@ -11,8 +9,7 @@ from __future__ import annotations
 import inspect
 import threading
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -25,7 +22,7 @@ from initium.initializers.orthogonal import Orthogonal
 from initium.initializers.sparse import Sparse
 from initium.layouts import OUT_IN
 
-__all__ = ["DrawFunction", "intercepted"]
+__all__ = ["DrawFunction", "functions", "receive", "receivers"]
 
 #: What receives a call: the tensor, and the initializer that the call asks for.
 DrawFunction = Callable[[Tensor, Initializer], None]
@@ -77,13 +74,13 @@ class _Function(NamedTuple):
     initializer: Callable[..., Initializer]
 
 
-_receivers = threading.local()
-_lock = threading.Lock()
-_depth = 0
+#: The receiver of each thread, in `active`.
+receivers = threading.local()
 
 
 @cache
-def _functions() -> dict[str, _Function]:
+def functions() -> dict[str, _Function]:
+    """Return the functions by name."""
     found = {}
     for name, initializer in _FUNCTIONS.items():
         function = getattr(torch.nn.init, name)
@@ -96,9 +93,9 @@ def _functions() -> dict[str, _Function]:
 
 
 def receive(name: str, *args: Any, **kwargs: Any) -> Tensor:
-    """Hand a call of a function of `torch.nn.init` to this thread's receiver; without one, run its own code."""
-    entry = _functions()[name]
-    receiver: DrawFunction | None = getattr(_receivers, "active", None)
+    """Hand a call of a function of `torch.nn.init` to this thread's receiver, or to its own code if none."""
+    entry = functions()[name]
+    receiver: DrawFunction | None = getattr(receivers, "active", None)
     if receiver is None:
         return entry.original(*args, **kwargs)  # type: ignore[no-any-return]
     bound = entry.signature.bind(*args, **kwargs)
@@ -106,60 +103,3 @@ def receive(name: str, *args: Any, **kwargs: Any) -> Tensor:
     tensor: Tensor = bound.arguments["tensor"]
     receiver(tensor, entry.initializer(**bound.arguments))
     return tensor
-
-
-# The code that takes the place of each function's own. It uses none of the globals of `torch.nn.init`.
-
-
-def _trunc_normal_(*args: Any, **kwargs: Any) -> Tensor:
-    from initium.recording.interception import receive
-
-    return receive("trunc_normal_", *args, **kwargs)
-
-
-def _orthogonal_(*args: Any, **kwargs: Any) -> Tensor:
-    from initium.recording.interception import receive
-
-    return receive("orthogonal_", *args, **kwargs)
-
-
-def _sparse_(*args: Any, **kwargs: Any) -> Tensor:
-    from initium.recording.interception import receive
-
-    return receive("sparse_", *args, **kwargs)
-
-
-def _dirac_(*args: Any, **kwargs: Any) -> Tensor:
-    from initium.recording.interception import receive
-
-    return receive("dirac_", *args, **kwargs)
-
-
-_CODES = {
-    "trunc_normal_": _trunc_normal_.__code__,
-    "orthogonal_": _orthogonal_.__code__,
-    "sparse_": _sparse_.__code__,
-    "dirac_": _dirac_.__code__,
-}
-
-
-@contextmanager
-def intercepted(receiver: DrawFunction) -> Iterator[None]:
-    """Hand this thread's calls of the functions to `receiver` while the context is active."""
-    global _depth
-    before = getattr(_receivers, "active", None)
-    with _lock:
-        _depth += 1
-        if _depth == 1:
-            for name, entry in _functions().items():
-                entry.function.__code__ = _CODES[name]
-    _receivers.active = receiver
-    try:
-        yield
-    finally:
-        _receivers.active = before
-        with _lock:
-            _depth -= 1
-            if not _depth:
-                for entry in _functions().values():
-                    entry.function.__code__ = entry.original.__code__

@@ -2,7 +2,7 @@
 
 The steps that decide a tensor are run on descriptions in place of values: a `Sheet` lists which initializer
 draws which region of a storage. Operations with numbers (times 0.02, plus 1) change the initializer. Where an
-operation is not known here, the result is a program: `initium.recording.replay` runs its steps on draws.
+operation is not known here, the result is a program: `initium.recording.tape.replay` runs its steps on draws.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 
 from initium.initializers.basic import Constant, Initializer, Normal, Uniform
-from initium.recording.affine import affine, clamped, converted, inverse_erf
-from initium.recording.tape import CONSTANT, DRAW, UNDEFINED, Region, Step, Tape, bound
+from initium.recording.laws.affine import affine, clamped, converted, inverse_erf
+from initium.recording.tape.tape import CONSTANT, DRAW, UNDEFINED, Region, Step, Tape, bound
 
 __all__ = ["Entry", "Sheet", "Value", "initializer_of", "sheet_of"]
 
@@ -188,7 +188,7 @@ class _Reader:
         return True
 
     def _carry(self, source: Region, written: Region, change: _Change) -> bool:
-        """Set how a region starts: as another one (or itself) does, changed; return whether that can be said."""
+        """Set how a region starts: as another one (or itself), changed; return whether that can be said."""
         sheet = self.sheets.get(source.storage)
         if not sheet:
             return False

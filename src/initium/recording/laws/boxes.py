@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from initium.recording.tape import Region
+from initium.recording.tape.tape import Region
 
 __all__ = ["Bounds", "box_in", "disjoint", "size_of"]
 

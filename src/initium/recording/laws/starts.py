@@ -1,158 +1,28 @@
-"""How each tensor of a recorded model starts: initializers for boxes of it, or a program over draws."""
+"""How the tensors of a recorded model start: the law of each, and which of them share draws."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from initium.initializers.basic import Constant, Initializer, Normal, TruncatedNormal, Uniform
-from initium.recording.boxes import Bounds, box_in, disjoint, size_of
-from initium.recording.laws import Entry, initializer_of, sheet_of
-from initium.recording.random_steps import SOURCES
-from initium.recording.recorder import RecordingError
-from initium.recording.replay import replay
-from initium.recording.tape import Region, Step, Tape
+from initium.initializers.basic import Constant, Normal, TruncatedNormal, Uniform
+from initium.recording.laws.boxes import Bounds, box_in, disjoint, size_of
+from initium.recording.laws.random_steps import SOURCES
+from initium.recording.laws.sheet import Entry, initializer_of, sheet_of
+from initium.recording.laws.start import Piece, Program, Start
+from initium.recording.tape.recorder import RecordingError
+from initium.recording.tape.tape import Region, Step, Tape
 
-__all__ = ["Piece", "Program", "Start", "starts_of"]
+__all__ = ["starts_of"]
 
 #: Initializers whose value at an index does not depend on the shape.
 _ELEMENTWISE = (Constant, Normal, TruncatedNormal, Uniform)
 #: More boxes than this in one tensor are left to a program.
 _MOST_BOXES = 1024
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A box of a tensor with one initializer.
-
-    Attributes
-    ----------
-    box
-        First index and last index + 1 along each axis.
-    shape
-        The shape that the initializer is asked for: that of the box, perhaps without axes of one element.
-    initializer
-        How the box starts.
-    name
-        The name of the stream.
-    is_own
-        Whether the values are those of a tensor of its own with this shape, such as an orthogonal matrix. If
-        not, they are those at the same indices of the whole tensor.
-    """
-
-    box: Bounds
-    shape: tuple[int, ...]
-    initializer: Initializer
-    name: str = ""
-    is_own: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Program:
-    """Steps of a tape that compute a tensor from constants and draws.
-
-    Attributes
-    ----------
-    tape, region
-        The tape, and the region of the tensor.
-    names
-        The names of the streams of the random steps, by position.
-    """
-
-    tape: Tape
-    region: Region
-    names: Mapping[int, str]
-
-    def __str__(self) -> str:
-        names = [step.name.removeprefix("aten::") for step in self._steps]
-        drawn = sum(step.is_random for step in self._steps)
-        shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-        return f"program({shown})" if drawn else f"values({shown})"
-
-    @property
-    def is_random(self) -> bool:
-        """Whether the values depend on the seed."""
-        return bool(self.names)
-
-    @property
-    def _steps(self) -> list[Step]:
-        return [self.tape.steps[position] for position in self.tape.slice(self.region)]
-
-    def run(self, draw: Callable[[Initializer, tuple[int, ...], torch.dtype, str], Tensor]) -> Tensor:
-        """Return the values: a new tensor on the CPU.
-
-        Parameters
-        ----------
-        draw
-            Returns a draw of an initializer, for a shape, dtype and name of the stream.
-        """
-
-        def of_step(position: int, step: Step, arguments: dict[str, Any]) -> Sequence[Tensor]:
-            region, name = step.writes[0], self.names[position]
-            initializer = initializer_of(step)
-            if initializer is not None:
-                return [draw(initializer, region.shape, region.dtype, name)]
-            kind, compute = SOURCES[step.name]
-            source = draw(kind, region.shape, torch.float64, name)
-            return [compute(source, arguments).to(region.dtype)]
-
-        return replay(self.tape, self.region, of_step)
-
-
-@dataclass(frozen=True, eq=False)
-class Start:
-    """How one tensor starts.
-
-    Attributes
-    ----------
-    name, shape, dtype
-        Name, shape and dtype of the tensor.
-    pieces
-        Disjoint boxes that cover the tensor; empty if a program computes it.
-    program
-        The program, or None.
-    tied_to
-        The first name of the same tensor, or None.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    pieces: tuple[Piece, ...] = ()
-    program: Program | None = None
-    tied_to: str | None = None
-
-    def __str__(self) -> str:
-        if self.tied_to is not None:
-            return f"tied to {self.tied_to}"
-        if self.program is not None:
-            return str(self.program)
-        if not self.pieces:
-            return "no elements"
-        if len(self.pieces) == 1:
-            return _text(self.pieces[0].initializer, self.pieces[0].shape)
-        laws: dict[str, list[str]] = {}
-        for piece in self.pieces:
-            laws.setdefault(_text(piece.initializer, piece.shape), []).append(_slices(piece.box, self.shape))
-        return "; ".join(f"{law} at {', '.join(where[:3])}{', ...' * (len(where) > 3)}" for law, where in laws.items())
-
-
-def _text(initializer: Initializer, shape: tuple[int, ...]) -> str:
-    return str(initializer.resolve(shape))
-
-
-def _slices(box: Bounds, shape: tuple[int, ...]) -> str:
-    parts = []
-    for (first, end), extent in zip(box, shape, strict=True):
-        whole = (first, end) == (0, extent)
-        parts.append(":" if whole else str(first) if end == first + 1 else f"{first}:{end}")
-    while len(parts) > 1 and parts[-1] == ":":
-        parts.pop()
-    return f"[{', '.join(parts)}]"
 
 
 def starts_of(tape: Tape, tensors: Mapping[str, Tensor]) -> dict[str, Start]:
@@ -170,26 +40,53 @@ def starts_of(tape: Tape, tensors: Mapping[str, Tensor]) -> dict[str, Start]:
     RecordingError
         If the record does not say how a tensor starts; the message names all such tensors, with the reason.
     """
-    regions: dict[str, Region] = {}
-    tied: dict[str, str] = {}
-    first: dict[Region, str] = {}
-    for name, tensor in tensors.items():
-        region = tape.region(tensor)
-        tied[name] = first.setdefault(region, name)
-        regions[name] = region
+    regions = {name: tape.region(tensor) for name, tensor in tensors.items()}
+    tied = _tied(tape, regions)
     reader = _Laws(tape)
-    for name in first.values():
-        reader.read(name, regions[name])
+    for name, region in regions.items():
+        if name not in tied:
+            reader.read(name, region)
     if reader.reasons:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reader.reasons.items())
         raise RecordingError(f"how these tensors start is not known: {listed}")
     made = reader.starts()
     return {
-        name: made[name]
-        if tied[name] == name
-        else Start(name, region.shape, region.dtype, tied_to=tied[name])
+        name: made.get(name) or Start(name, region.shape, region.dtype, tied_to=tied[name])
         for name, region in regions.items()
     }
+
+
+def _tied(tape: Tape, regions: Mapping[str, Region]) -> dict[str, str]:
+    """Return {later name: first name} of tensors in the same memory; the first one covers the others."""
+    first: dict[Region, str] = {}
+    shared: dict[int, list[Region]] = {}
+    for name, region in regions.items():
+        if region not in first:
+            first[region] = name
+            shared.setdefault(region.storage, []).append(region)
+    tied = {name: first[region] for name, region in regions.items() if first[region] != name}
+    for parts in shared.values():
+        whole = next((part for part in parts if tape.covers(part)), None)
+        if len(parts) > 1 and whole is None and not _are_apart(parts):
+            names = " and ".join(first[part] for part in parts[:2])
+            raise RecordingError(f"{names} share memory in part; expected separate or tied tensors")
+        for part in parts:
+            if whole is not None and part != whole:
+                tied |= {name: first[whole] for name, region in regions.items() if region == part}
+    return tied
+
+
+def _are_apart(parts: Sequence[Region]) -> bool:
+    """Return whether regions of one storage, in the order of memory, end before the next begins."""
+    spans = sorted((p.offset * p.dtype.itemsize, _end(p) * p.dtype.itemsize) for p in parts)
+    return all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+
+
+def _end(region: Region) -> int:
+    """Return the place after a region's last element."""
+    if not region.size:
+        return region.offset
+    return region.offset + 1 + sum((n - 1) * s for n, s in zip(region.shape, region.strides, strict=True))
 
 
 class _Law(NamedTuple):
@@ -243,7 +140,9 @@ class _Laws:
         """Leave to programs what shares a draw with a tensor that uses it in another way; return if any."""
         changed = False
         for position, names in self._users.items():
-            laws = {(self._laws[name], self._regions[name].shape, self._regions[name].dtype) for name in names}
+            laws = {
+                (self._laws[name], self._regions[name].shape, self._regions[name].dtype) for name in names
+            }
             if len(laws) == 1:
                 continue
             step = self._tape.steps[position]
@@ -346,7 +245,10 @@ def _box(tape: Tape, region: Region, entry: Entry) -> Bounds | None:
     box = box_in(region, drawn)
     if box is None or isinstance(initializer, _ELEMENTWISE):
         return box
-    order = [n for n in drawn.shape if n != 1], [s for s, n in zip(drawn.strides, drawn.shape, strict=True) if n != 1]
+    order = (
+        [n for n in drawn.shape if n != 1],
+        [s for s, n in zip(drawn.strides, drawn.shape, strict=True) if n != 1],
+    )
     kept = [(n, s) for n, s in zip(_extents(box), region.strides, strict=True) if n != 1]
     return box if order == ([n for n, _ in kept], [s for _, s in kept]) else None
 

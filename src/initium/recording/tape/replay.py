@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from initium.recording.tape import CONSTANT, UNDEFINED, Region, Step, Tape, bound
+from initium.recording.tape.tape import CONSTANT, UNDEFINED, Region, Step, Tape, bound
 
 __all__ = ["Draw", "RandomValueError", "replay"]
 
