@@ -641,6 +641,24 @@ def test_a_fork_while_another_thread_imports(tmp_path, delay):
     assert printed == "[0]", errors
 
 
+def test_a_fork_during_any_import_of_initium(tmp_path):
+    """The first use imports several modules; a fork waits at each of them."""
+    prepare = """
+        import importlib.abc
+        import initium as ini
+        class Slow(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name.startswith("initium.kernels."):
+                    time.sleep(0.2)
+        sys.meta_path.insert(0, Slow())
+        def parent(turn):
+            ini.normal(3, seed=1, backend="numpy")
+    """
+    child = 'assert ini.normal(3, seed=1, backend="numpy").shape == (3,)'
+    printed, errors = forked(tmp_path, 1, 0.05, prepare, child)
+    assert printed == "[0]", errors
+
+
 # --- how Numba is set ---------------------------------------------------------------------------------------
 
 

@@ -745,6 +745,7 @@ def test_a_file_is_closed_only_between_writes(tmp_path, monkeypatch):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, if another test has imported it
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("case", [(0, 1, False), (1, 1, True), (2, 2, True)], ids=label)
 def test_a_signal_at_any_line_leaves_one_output(tmp_path, server, quick, case, kind):

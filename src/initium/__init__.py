@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from initium._version import __version__
 
+# Not at the first use: a fork during this import would leave half of it to the child.
+from initium.kernels.forks import importing
+
 if TYPE_CHECKING:
     from initium.initializers.basic import (
         Constant,
@@ -231,10 +234,9 @@ def __getattr__(name: str) -> Any:
 
 
 def _import(home: str) -> Any:
-    from initium.kernels.float_mode import in_default_mode
-    from initium.kernels.forks import importing
-
     with importing:
+        from initium.kernels.float_mode import in_default_mode
+
         return in_default_mode(import_module)(f"initium.{home}")
 
 
