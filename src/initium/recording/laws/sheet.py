@@ -174,6 +174,8 @@ class _Reader:
         if not sheet:
             return None
         entry = sheet[-1]
+        if entry.region.dtype != region.dtype:
+            return None
         is_constant = isinstance(entry.value.initializer, Constant) and self._tape.covers(entry.region)
         return entry.value if entry.region == region or is_constant else None
 
@@ -190,7 +192,7 @@ class _Reader:
     def _carry(self, source: Region, written: Region, change: _Change) -> bool:
         """Set how a region starts: as another one (or itself), changed; return whether that can be said."""
         sheet = self.sheets.get(source.storage)
-        if not sheet:
+        if not sheet or any(entry.region.dtype != source.dtype for entry in sheet):
             return False
         if not self._tape.covers(source) or not self._tape.covers(written):
             known = self._at(source)

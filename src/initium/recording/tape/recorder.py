@@ -29,6 +29,8 @@ class RecordingError(RuntimeError):
 _META = torch.device("meta")
 _CPU = torch.device("cpu")
 _ATEN = torch.ops.aten
+#: The tape that each thread is writing.
+_active = threading.local()
 #: The tape of each module that was built while recording.
 _tapes: weakref.WeakKeyDictionary[nn.Module, Tape] = weakref.WeakKeyDictionary()
 
@@ -70,8 +72,12 @@ def recording() -> Iterator[Tape]:
     tensor([[ 0.0000,  0.0000],
             [-0.4830,  0.2063]])
     """
+    if getattr(_active, "tape", None) is not None:
+        raise RecordingError("this thread is recording already")
     tape = Tape()
     with ExitStack() as stack:
+        _active.tape = tape
+        stack.callback(setattr, _active, "tape", None)
         stack.enter_context(_unused_generators())
         stack.enter_context(_registered(tape))
         stack.enter_context(intercepted(tape.draw))
@@ -114,6 +120,8 @@ class _Operations(TorchDispatchMode):
             return self._evaluated(func, args, kwargs)
         known = [tape.region(tensor) for tensor in tensors_in((args, kwargs))]
         result = func(*args, **kwargs)
+        if not known and isinstance(result, Tensor) and any(a.name == "dtype" for a in func._schema.arguments):
+            kwargs = {**kwargs, "dtype": result.dtype}  # not torch's usual dtype at the time of the replay
         self._record(func, args, kwargs, known, changed, result)
         return result
 

@@ -111,7 +111,9 @@ class Step:
     @property
     def overwrites(self) -> bool:
         """Whether what the operation writes depends on nothing that was there before."""
-        return bool(self.outputs) or self.is_random or self.operation == CONSTANT or self.name in _OVERWRITING
+        if self.operation == CONSTANT or self.is_random or self.name in _OVERWRITING:
+            return True
+        return all(region in self.outputs for region in self.writes)
 
 
 @dataclass(eq=False)
