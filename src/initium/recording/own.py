@@ -68,7 +68,9 @@ def own_starts(module: nn.Module) -> dict[str, Start]:
         _check_same(tensors, known)
         return known
     for name, tensor in tensors.items():
-        if not tape.knows(tensor):
+        if not tensor.is_meta and not tape.knows(tensor):
+            tensors[name] = tape.constant(tensor)  # made without an operation of torch, or outside: it stays
+        elif not tape.knows(tensor):
             raise RecordingError(
                 f"{name} was added or replaced after the model was recorded; "
                 "expected a model as it was recorded"
@@ -222,7 +224,10 @@ class Own:
         """Write the values of programs, and give the module its new tensors."""
         with torch.no_grad():
             for name, values in self.values.items():
-                self.tensors[name].copy_(values)
+                target = self.tensors[name]
+                # An expanded tensor has one place for several elements, and torch does not write to it.
+                distinct = tuple(slice(0, 1) if step == 0 else slice(None) for step in target.stride())
+                target[distinct].copy_(values[distinct])
         replace_tensors(self.module, self.tensors)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from initium.recording.tape.interception import intercepted
 from initium.recording.tape.replay import RandomValueError, replay
@@ -105,7 +105,9 @@ class _Operations(TorchDispatchMode):
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tape = self._tape
         if func is _ATEN.lift_fresh.default or func is _ATEN.lift.default:
-            return args[0] if args[0].is_meta else tape.constant(args[0])
+            if args[0].is_meta:
+                raise RecordingError("a tensor was made from data on the meta device, which drops the data")
+            return tape.constant(args[0])
         changed = _changed(func, args, kwargs)
         for tensor in changed:
             if not tensor.is_meta:
@@ -120,7 +122,11 @@ class _Operations(TorchDispatchMode):
             return self._evaluated(func, args, kwargs)
         known = [tape.region(tensor) for tensor in tensors_in((args, kwargs))]
         result = func(*args, **kwargs)
-        if not known and isinstance(result, Tensor) and any(a.name == "dtype" for a in func._schema.arguments):
+        if (
+            not known
+            and isinstance(result, Tensor)
+            and any(a.name == "dtype" for a in func._schema.arguments)
+        ):
             kwargs = {**kwargs, "dtype": result.dtype}  # not torch's usual dtype at the time of the replay
         self._record(func, args, kwargs, known, changed, result)
         return result
@@ -156,12 +162,7 @@ class _Operations(TorchDispatchMode):
 
     def _evaluated(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation whose result depends on values, which must not be random."""
-        try:
-            args, kwargs = map_tensors(
-                lambda tensor: replay(self._tape, self._tape.region(tensor)), (args, kwargs)
-            )
-        except RandomValueError as error:
-            raise RecordingError(f"{func} needs the values of a tensor, and these are {error}") from None
+        args, kwargs = map_tensors(lambda tensor: _replayed(self._tape, func, tensor), (args, kwargs))
         if "device" in kwargs:
             kwargs = {**kwargs, "device": _CPU}
         return map_tensors(self._tape.constant, func(*args, **kwargs))
@@ -201,8 +202,9 @@ class _Functions(TorchFunctionMode):
         answer = _ANSWERS.get(func)
         if answer is not None:
             return answer(self._tape, func, args, kwargs)
+        # `_Operations` moves new tensors to the meta device; another device may not exist here.
         if kwargs.get("device") is not None:
-            kwargs = {**kwargs, "device": _META}
+            kwargs = {**kwargs, "device": _CPU}
         return func(*args, **kwargs)
 
 
@@ -212,14 +214,20 @@ _Answer = Callable[[Tape, Any, tuple[Any, ...], dict[str, Any]], Any]
 def _values(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a method that reads the values of a tensor, on the values."""
     tensor, *rest = args
-    if tensor.is_meta:
-        try:
-            tensor = replay(tape, tape.region(tensor))
-        except RandomValueError as error:
-            raise RecordingError(
-                f"{func.__name__} needs the values of a tensor, and these are {error}"
-            ) from None
-    return func(tensor, *rest, **kwargs)
+    values = _replayed(tape, func, tensor)
+    with _disable_current_modes():
+        return func(values, *rest, **kwargs)
+
+
+def _replayed(tape: Tape, func: Any, tensor: Tensor) -> Tensor:
+    """Return the values of a tensor, which must not be random, for a function."""
+    if not tensor.is_meta:
+        return tensor
+    try:
+        return replay(tape, tape.region(tensor))
+    except RandomValueError as error:
+        name = getattr(func, "__name__", func)
+        raise RecordingError(f"{name} needs the values of a tensor, and these are {error}") from None
 
 
 def _to(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -249,10 +257,19 @@ def _copied(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     return memo[id(tensor)]
 
 
+def _from_data(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Make a tensor from data: on the CPU, since the meta device drops the data."""
+    data, *rest = args or (kwargs.pop("data" if "data" in kwargs else "obj"),)
+    if not isinstance(data, Tensor):
+        # torch reads numbers out of tensors within lists, and no mode sees it.
+        data = map_tensors(lambda tensor: _values(tape, Tensor.tolist, (tensor,), {}), data)
+    return func(data, *rest, **{**kwargs, "device": _CPU})
+
+
 def _new_tensor(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Make a tensor from data; on the meta device `new_tensor` drops them."""
     tensor, *data = args
-    kwargs = {"dtype": tensor.dtype, **kwargs, "device": None}
+    kwargs = {"dtype": tensor.dtype, **kwargs, "device": _CPU}
     return torch.tensor(*data, **kwargs)
 
 
@@ -265,6 +282,7 @@ _ANSWERS: dict[Any, _Answer] = {
     Tensor.cuda: _same,
     Tensor.__deepcopy__: _copied,
     Tensor.new_tensor: _new_tensor,
+    **dict.fromkeys((torch.tensor, torch.as_tensor, torch.asarray), _from_data),
     **dict.fromkeys(_READS, _values),
 }
 
