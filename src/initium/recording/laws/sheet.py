@@ -184,7 +184,7 @@ class _Reader:
         sheet = self.sheets.get(region.storage, [])
         if self._tape.covers(region):
             sheet = []
-        elif sheet is None or not _is_simple(region):
+        elif sheet is None or not region.is_simple:
             return False
         self.sheets[region.storage] = [*(e for e in sheet if e.region != region), Entry(region, value)]
         return True
@@ -220,8 +220,3 @@ class _Reader:
 def _constant(number: float, dtype: torch.dtype) -> Value:
     """Return a constant as a tensor of this dtype holds it."""
     return Value(Constant(torch.tensor(number, dtype=dtype).double().item()))
-
-
-def _is_simple(region: Region) -> bool:
-    """Return whether each element of a region has its own place."""
-    return all(step > 0 or extent == 1 for step, extent in zip(region.strides, region.shape, strict=True))

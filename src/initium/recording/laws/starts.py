@@ -210,7 +210,7 @@ def _law(tape: Tape, region: Region) -> _Law | None:
     if not region.size:
         return _Law((), frozenset())
     sheet = sheet_of(tape, region)
-    if sheet is None or len(sheet) > _MOST_BOXES:
+    if sheet is None or len(sheet) > _MOST_BOXES or not region.is_simple:
         return None
     boxes = [_box(tape, region, entry) for entry in sheet]
     if any(box is None for box in boxes):

@@ -72,6 +72,11 @@ class Region(NamedTuple):
             expected *= extent
         return True
 
+    @property
+    def is_simple(self) -> bool:
+        """Whether each element has its own place, in the order of the axes or in another one."""
+        return all(step > 0 or n == 1 for step, n in zip(self.strides, self.shape, strict=True))
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
