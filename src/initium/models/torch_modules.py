@@ -87,6 +87,8 @@ def parameters_of(module: Any) -> dict[str, ModuleParameter]:
     - The output axis of a fused weight counts as a whole, as in torch: for ``in_proj_weight`` of
       MultiheadAttention, fan_out is 3 dim.
     - Experts: see `initium.models.stacks`.
+    - A class that is not known may state a convolution by its attributes ``in_channels``, ``out_channels``,
+      ``kernel_size``, ``groups`` and ``transposed``, if the shape fits in one way only.
     - Another parameter with two axes is (out, in) by convention. With more axes its layout is unknown.
 
     Examples
@@ -164,7 +166,8 @@ def _roles(part: Any, shapes: _Shapes) -> _Roles:
             known = roles(part, shapes)
             break
     else:
-        known = _norm(part, shapes) if _is_norm(part, shapes) else _stacks(part, shapes)
+        for of_class in (_norm_by_name, _convolution_by_sizes, _stacks):
+            known = known or of_class(part, shapes)
     others: _Roles = {name: ("other", _by_convention(part, shape)) for name, shape in shapes.items()}
     return {name: known.get(name, other) for name, other in others.items()}
 
@@ -191,10 +194,27 @@ def _stacks(part: Any, shapes: _Shapes) -> _Roles:
     return stacks
 
 
-def _is_norm(part: Any, shapes: _Shapes) -> bool:
-    """Return whether a class of another library is a norm: by its name, and by its parameters."""
+def _norm_by_name(part: Any, shapes: _Shapes) -> _Roles:
+    """Return the parameters of another library's norm: known by the name of its class, and as vectors."""
     is_named = any(re.search(r"Norm(Gated|\dd)?$", base.__name__) for base in type(part).__mro__)
-    return is_named and all(len(shape) <= 1 for shape in shapes.values())
+    return _norm(part, shapes) if is_named and all(len(shape) <= 1 for shape in shapes.values()) else {}
+
+
+def _convolution_by_sizes(part: Any, shapes: _Shapes) -> _Roles:
+    """Return the weight of another library's convolution, or of a scripted one, if its sizes fit one way."""
+    channels = [getattr(part, name, None) for name in ("in_channels", "out_channels")]
+    kernel, shape = getattr(part, "kernel_size", None), shapes.get("weight", ())
+    groups = getattr(part, "groups", 1)
+    sizes = (*channels, groups, *kernel) if isinstance(kernel, (tuple, list)) else ()
+    if len(shape) < 3 or not sizes or not all(type(size) is int and size > 0 for size in sizes):
+        return {}
+    inputs, outputs, _, *spatial = sizes
+    fits = {
+        False: shape == (outputs, inputs // groups, *spatial),
+        True: shape == (inputs, outputs // groups, *spatial),
+    }
+    ways = [way for way, does in fits.items() if does and getattr(part, "transposed", way) == way]
+    return _weight_of_convolution(ways[0], groups) if len(ways) == 1 else {}
 
 
 # --- the classes of torch and transformers ------------------------------------------------------------------
@@ -238,11 +258,17 @@ def _conv1d(part: Any, shapes: _Shapes) -> _Roles:
 
 
 def _convolution(part: Any, shapes: _Shapes) -> _Roles:
-    role: Role = "transposed_convolution" if part.transposed else "convolution"
-    layout = OUT_IN
-    if part.transposed:
-        layout = TRANSPOSED if part.groups == 1 else _grouped(part.groups)
-    return {**_with_axes(shapes, 2 + len(part.kernel_size), role, layout), "bias": ("bias", None)}
+    is_kept = len(shapes.get("weight", ())) == 2 + len(part.kernel_size)
+    return {
+        **(_weight_of_convolution(part.transposed, part.groups) if is_kept else {}),
+        "bias": ("bias", None),
+    }
+
+
+def _weight_of_convolution(transposed: bool, groups: int) -> _Roles:
+    if not transposed:
+        return {"weight": ("convolution", OUT_IN)}
+    return {"weight": ("transposed_convolution", TRANSPOSED if groups == 1 else _grouped(groups))}
 
 
 @cache

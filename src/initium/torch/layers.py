@@ -105,6 +105,7 @@ def default_rules(module: nn.Module) -> Rules:
         if defaults is None:
             unknown += [_joined(prefix, name) for name in own]
             continue
+        unknown += [_joined(prefix, name) for name in own if name not in defaults]
         found |= {_joined(prefix, name): initializer for name, initializer in defaults.items()}
     if unknown:
         raise ValueError(
