@@ -1,6 +1,6 @@
 """Stacks of matrices in torch modules, such as experts: which axis is the input, by the module's own facts.
 
-Models store experts as (experts, out, in) or as (experts, in, out). The shape alone does not tell which.
+Models store experts as (experts, out, in) or as (experts, in, out). The shape alone does not state which.
 """
 
 from __future__ import annotations
