@@ -157,6 +157,7 @@ def test_tied_and_shared_modules_have_all_their_names():
     layer = nn.Linear(3, 4)
     module = nn.ModuleDict({"a": layer, "b": layer, "table": nn.Embedding(4, 3)})
     module["table"].weight = layer.weight
+    layer.again = layer.weight
     known = parameters_of(module)
     assert list(known) == [name for name, _ in module.named_parameters(remove_duplicate=False)]
     assert [known[name].role for name in ("a.weight", "b.weight", "table.weight")] == [
@@ -340,6 +341,14 @@ def test_one_stack_decides_for_its_neighbours():
     module = Owner(3, 4, 6, num_experts=3, **HALVES)
     module.gate_up = nn.Parameter(torch.empty(3, 12, 4))
     assert fans_of(module, "w") == Fans(6.0, 4.0)
+
+
+def test_another_stack_of_the_class_decides_for_a_square_one():
+    sizes = {"num_experts": 3, "input_size": 4}
+    model = nn.ModuleList([Owner(3, 4, 4, **sizes, output_size=4), Owner(3, 6, 4, **sizes, output_size=6)])
+    assert {known.layout for known in parameters_of(model).values()} == {STACK_OUT_IN}
+    model.append(Owner(3, 4, 6, **sizes, output_size=6))  # a class that is used in two ways decides nothing
+    assert isinstance(parameters_of(model)["0.w"].layout, UnknownLayout)
 
 
 def test_orthogonal_experts_are_orthogonal_one_by_one():

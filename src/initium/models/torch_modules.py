@@ -86,7 +86,7 @@ def parameters_of(module: Any) -> dict[str, ModuleParameter]:
       summed: a recipe should give embeddings a std.
     - The output axis of a fused weight counts as a whole, as in torch: for ``in_proj_weight`` of
       MultiheadAttention, fan_out is 3 dim.
-    - Experts: see `initium.models.stacks`.
+    - Experts: see `initium.models.stacks`. Square ones also take the layout of other stacks of their class.
     - A class that is not known may state a convolution by its attributes ``in_channels``, ``out_channels``,
       ``kernel_size``, ``groups`` and ``transposed``, if the shape fits in one way only.
     - Another parameter with two axes is (out, in) by convention. With more axes its layout is unknown.
@@ -106,6 +106,7 @@ def parameters_of(module: Any) -> dict[str, ModuleParameter]:
     heads = _heads(module)
     inherited: dict[int, dict[str, ModuleParameter]] = {}
     found: dict[str, ModuleParameter] = {}
+    owners: dict[str, type] = {}
     for prefix, part in module.named_modules(remove_duplicate=False):
         known = inherited.get(id(part)) or _own(part, prefix)
         if id(part) in heads:
@@ -115,9 +116,27 @@ def parameters_of(module: Any) -> dict[str, ModuleParameter]:
             }
         for tensor, parametrizations in _parametrizations(part):
             inherited |= _originals(part, prefix, tensor, parametrizations)
-        found |= {_joined(prefix, name): parameter for name, parameter in known.items()}
-    names = [name for name, _ in module.named_parameters(remove_duplicate=False)]
-    return {name: found[name] for name in names}
+        for name, parameter in known.items():
+            found[_joined(prefix, name)] = parameter
+            owners[_joined(prefix, name)] = type(part)
+    return _decided_by_class(found, owners)
+
+
+def _decided_by_class(
+    found: Mapping[str, ModuleParameter], owners: Mapping[str, type]
+) -> dict[str, ModuleParameter]:
+    """Return the parameters, where stacks that are square have the layout of other stacks of their class."""
+    stacks = {name: p.layout for name, p in found.items() if p.role == "expert_stack"}
+    known: dict[type, set[Layout | None]] = {}
+    for name, layout in stacks.items():
+        if not isinstance(layout, UnknownLayout):
+            known.setdefault(owners[name], set()).add(layout)
+    made = dict(found)
+    for name, layout in stacks.items():
+        of_class = known.get(owners[name], set())
+        if isinstance(layout, UnknownLayout) and len(of_class) == 1:
+            made[name] = replace(found[name], layout=next(iter(of_class)))
+    return made
 
 
 def _joined(prefix: str, name: str) -> str:
@@ -139,9 +158,13 @@ def _heads(module: Any) -> set[int]:
 
 def _own(part: Any, prefix: str) -> dict[str, ModuleParameter]:
     """Return the parameters that a module owns itself."""
-    shapes = {name: _shape(parameter) for name, parameter in part.named_parameters(recurse=False)}
+    shapes = _own_shapes(part)
+    if not shapes:
+        return {}
     hooked = _hooked(part)
-    whole = {tensor: shapes[name] for name, (tensor, carries, _) in hooked.items() if carries}
+    whole = {
+        tensor: shapes[name] for name, (tensor, carries, _) in hooked.items() if carries and name in shapes
+    }
     roles = _roles(part, {**whole, **shapes})
     made = {}
     for name in shapes:
@@ -152,10 +175,12 @@ def _own(part: Any, prefix: str) -> dict[str, ModuleParameter]:
     return made
 
 
-def _shape(parameter: Any) -> tuple[int, ...]:
+def _own_shapes(part: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a module's own parameters; a lazy parameter has none yet."""
     from torch.nn.parameter import is_lazy
 
-    return () if is_lazy(parameter) else tuple(parameter.shape)
+    own = part.named_parameters(recurse=False, remove_duplicate=False)
+    return {name: () if is_lazy(parameter) else tuple(parameter.shape) for name, parameter in own}
 
 
 def _roles(part: Any, shapes: _Shapes) -> _Roles:
@@ -166,7 +191,9 @@ def _roles(part: Any, shapes: _Shapes) -> _Roles:
             known = roles(part, shapes)
             break
     else:
-        for of_class in (_norm_by_name, _convolution_by_sizes, _stacks):
+        has_more_axes = any(len(shape) > 2 for shape in shapes.values())
+        ways = (_convolution_by_sizes, _stacks) if has_more_axes else (_norm_by_name,)
+        for of_class in ways:
             known = known or of_class(part, shapes)
     others: _Roles = {name: ("other", _by_convention(part, shape)) for name, shape in shapes.items()}
     return {name: known.get(name, other) for name, other in others.items()}
@@ -334,7 +361,7 @@ def _originals(
     parametrized = Parametrized(_joined(prefix, tensor), method)
     made = {}
     for owner in parametrizations.modules():
-        shapes = {name: _shape(parameter) for name, parameter in owner.named_parameters(recurse=False)}
+        shapes = _own_shapes(owner)
         roles = dict(_roles(owner, shapes))
         if owner is parametrizations and axes in shapes:
             roles[axes] = _roles(part, {tensor: shapes[axes]})[tensor]
