@@ -38,6 +38,7 @@ MODULES_WITH_EXAMPLES = (
     "initium.keras",
     "initium.layouts",
     "initium.model",
+    "initium.models.torch_modules",
     "initium.planning.streams",
     "initium.plots",
     "initium.recipes.rules",

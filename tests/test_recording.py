@@ -2,8 +2,8 @@
 
 Values without randomness are compared for equality with what torch computes. Random values are compared by
 two-sample tests with what the same code draws with torch's generators: ALPHA is the rate at which one
-Kolmogorov-Smirnov test rejects equal laws. There are fewer than 1,000 of them with fixed seeds, so correct code
-passes all with a probability above 0.999 for seeds of anybody's choice. Negative controls must fail.
+Kolmogorov-Smirnov test rejects equal laws. There are fewer than 1,000 of them with fixed seeds, so correct
+code passes all with a probability above 0.999 for seeds of anybody's choice. Negative controls must fail.
 """
 
 import copy

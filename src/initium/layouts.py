@@ -15,8 +15,11 @@ __all__ = [
     "TRANSPOSED",
     "Axes",
     "Fans",
+    "GroupedTransposed",
     "Layout",
     "LayoutLike",
+    "UnknownLayout",
+    "UnknownLayoutError",
     "axes_of",
     "is_same",
     "lookup",
@@ -99,6 +102,70 @@ class Layout:
         return Fans(float(n_in * receptive), float(n_out * receptive))
 
 
+@dataclass(frozen=True)
+class GroupedTransposed(Layout):
+    """The layout (in, out / groups, *receptive) of torch's ConvTranspose with groups.
+
+    Its fans are those of torch for a Conv with the same channels, kernel and groups: the inputs of one unit,
+    and the outputs of all groups.
+
+    Examples
+    --------
+    >>> from initium.layouts import OUT_IN, GroupedTransposed
+    >>> GroupedTransposed(groups=4).fans((8, 3, 5))  # 8 inputs, 12 outputs
+    Fans(fan_in=10.0, fan_out=60.0)
+    >>> OUT_IN.fans((12, 2, 5))  # the weight of a Conv with 8 inputs, 12 outputs and 4 groups
+    Fans(fan_in=10.0, fan_out=60.0)
+    """
+
+    in_axis: int | tuple[int, ...] = 0
+    out_axis: int | tuple[int, ...] = 1
+    groups: int = 1
+
+    def fans(self, shape: Sequence[int]) -> Fans:
+        """Return the fans of a weight; see `Layout.fans`."""
+        fans = super().fans(shape)
+        return Fans(fans.fan_in / self.groups, fans.fan_out * self.groups)
+
+
+class UnknownLayoutError(ValueError):
+    """An initializer needs the layout of a weight, and neither the user nor the model has stated it."""
+
+
+@dataclass(frozen=True)
+class UnknownLayout(Layout):
+    """In place of a tensor's layout: it is not known, and (out, in) would be a guess.
+
+    An initializer that needs the layout raises `UnknownLayoutError`, unless it has a layout of its own.
+    Others, such as a normal distribution with a given std, do not notice it.
+
+    Parameters
+    ----------
+    reason
+        The text of the error.
+
+    Examples
+    --------
+    >>> import initium as ini
+    >>> from initium.layouts import UnknownLayout
+    >>> unknown = UnknownLayout(reason="nobody has stated the axes")
+    >>> ini.Normal(0.0, 0.02).resolve((8, 4, 4), unknown).std
+    0.02
+    >>> ini.he_normal().resolve((8, 4, 4), unknown)
+    Traceback (most recent call last):
+        ...
+    initium.layouts.UnknownLayoutError: nobody has stated the axes
+    """
+
+    in_axis: int | tuple[int, ...] = ()
+    out_axis: int | tuple[int, ...] = ()
+    reason: str = ""
+
+    def fans(self, shape: Sequence[int]) -> Fans:
+        """Raise `UnknownLayoutError`."""
+        raise UnknownLayoutError(self.reason)
+
+
 def axes_of(argument: str, axes: int | Axes, shape: Sequence[int]) -> Axes:
     """Return axes of a shape as numbers >= 0.
 
@@ -149,10 +216,14 @@ def lookup(layout: LayoutLike, tensor: Layout | None = None) -> Layout:
 
     Raises
     ------
+    UnknownLayoutError
+        If neither is known, and the tensor is not (out, in) by convention.
     ValueError
         If there is no layout with that name.
     """
     if layout is None:
+        if isinstance(tensor, UnknownLayout):
+            raise UnknownLayoutError(tensor.reason)
         return OUT_IN if tensor is None else tensor
     if isinstance(layout, Layout):
         return layout

@@ -23,6 +23,7 @@ from initium.memory.arrays import allocate, destination_of, is_array
 from initium.memory.destination import Destination
 from initium.memory.devices import check_device, is_on
 from initium.memory.torch import mark_as_written
+from initium.models.torch_modules import ModuleParameter, parameters_of
 from initium.planning.jobs import Job, job_of
 from initium.planning.plan import Plan, plan
 from initium.recipes.rules import Assignment, RulesLike, assign
@@ -178,7 +179,8 @@ def init_model(
         A mapping of names to arrays or specs, or a torch module. Arrays, and the parameters of a module, are
         filled in place. A new array is made for each spec: a `TensorSpec`, a shape, a pair (shape, dtype) or
         any object with ``shape`` and ``dtype``. Arrays with the same memory (tied weights) are filled once,
-        under their first name.
+        under their first name. The modules of a torch module state the layouts of their weights
+        (`initium.models.torch_modules`); other weights are (out, in) unless an initializer has a layout.
     rules
         Ordered pairs of (pattern, initializer), a mapping of them, or one initializer for all. A pattern is
         a glob or a compiled regular expression. The first match wins. ``initium.skip`` leaves a parameter
@@ -207,6 +209,8 @@ def init_model(
     ------
     UnmatchedError
         If a parameter matches no rule.
+    initium.layouts.UnknownLayoutError
+        If an initializer needs the input and output axes of a parameter, and its module does not state them.
     TypeError, ValueError
         If an argument is wrong; the message names the parameter, and nothing has been written.
     initium.recording.tape.recorder.RecordingError
@@ -236,7 +240,7 @@ def init_model(
         _check_own(params, rules, dtype)
         return _init_own(params, seed, device, backend, threads, progress)
     with _no_collections:
-        done = _prepare(_mapping(params), rules, dtype, device)
+        done = _prepare(params, rules, dtype, device)
         made = plan((d.job() for d in done if d.writes), seed)
     start = time.perf_counter()
     run_plan(made, backend=backend, threads=threads, progress=progress)
@@ -308,7 +312,7 @@ def plan_model(
     if isinstance(rules, str):
         raise ValueError(f"rules={rules!r}; expected rules or an initializer (init_model takes {OWN!r})")
     with _no_collections:
-        return plan((d.job() for d in _prepare(_mapping(params), rules, dtype, device) if d.writes), seed)
+        return plan((d.job() for d in _prepare(params, rules, dtype, device) if d.writes), seed)
 
 
 @in_default_mode
@@ -381,31 +385,35 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_no_collections.reset_after_fork)
 
 
-def _mapping(params: Any) -> Mapping[str, Any]:
+def _described_by_modules(params: Any) -> tuple[Mapping[str, Any], Mapping[str, ModuleParameter]]:
+    """Return arrays and specs by name, and what the modules of a torch model know of them."""
     if isinstance(params, Mapping):
-        return params
+        return params, {}
     if hasattr(params, "named_parameters"):
-        return dict(params.named_parameters(remove_duplicate=False))
+        return dict(params.named_parameters(remove_duplicate=False)), parameters_of(params)
     raise TypeError(
         f"params is a {type(params).__name__}; expected a mapping of names to arrays or specs, "
         "or a torch module"
     )
 
 
-def _prepare(params: Mapping[str, Any], rules: RulesLike, dtype: Any, device: str | None) -> list[_Done]:
+def _prepare(params: Any, rules: RulesLike, dtype: Any, device: str | None) -> list[_Done]:
+    named, known = _described_by_modules(params)
     wanted = None if dtype is None else lookup(dtype)
     place = check_device("cpu" if device is None else device)
     given: dict[str, Destination] = {}
     specs: dict[str, tuple[tuple[int, ...], DType]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, value in params.items():
+    for name, value in named.items():
         if is_array(value):
             given[name] = destination = _given(name, value, wanted, device)
             shapes[name] = destination.shape
         else:
             specs[name] = _described(name, value, wanted)
             shapes[name] = specs[name][0]
-    assignments = assign(shapes, rules)
+    layouts = {name: parameter.layout for name, parameter in known.items() if parameter.layout is not None}
+    computed = {name: p.parametrized for name, p in known.items() if p.parametrized is not None}
+    assignments = assign(shapes, rules, layouts, computed)
     tied = _tied(given)
     made = allocate(list(specs.values()), place) if specs else []
     destinations = given | dict(zip(specs, made, strict=True))

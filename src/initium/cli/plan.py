@@ -12,6 +12,7 @@ from rich.text import Text
 
 from initium.cli import options
 from initium.cli.common import count, planned, printable, show, show_left_out
+from initium.layouts import UnknownLayout
 from initium.models.architecture import Architecture
 from initium.recipes.recipe import Recipe
 from initium.recipes.rules import Assignment
@@ -48,8 +49,12 @@ def plan(model: Architecture, recipe: Recipe | None, dtype: str | None) -> None:
 def _row(model: Architecture, tensor: TensorSpec, assignment: Assignment) -> Sequence[str]:
     fan_in = fan_out = std = "-"
     if len(tensor.shape) > 1:
-        fans = assignment.fans or model.layout(tensor.name).fans(tensor.shape)
-        fan_in, fan_out = (f"{fan:,.10g}" for fan in fans)
+        layout = model.layout(tensor.name)
+        fans = assignment.fans
+        if fans is None and not isinstance(layout, UnknownLayout):
+            fans = layout.fans(tensor.shape)
+        if fans is not None:
+            fan_in, fan_out = (f"{fan:,.10g}" for fan in fans)
     if assignment.fill is not None:
         std = "-" if math.isnan(assignment.fill.std) else f"{assignment.fill.std:.4g}"
     shape = " x ".join(map(str, tensor.shape)) or "scalar"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from initium.checks import check_count, check_finite
 from initium.dtypes import DType
 from initium.fills.patterns import Draw, PatternFill
-from initium.layouts import Axes, Layout, LayoutLike, axes_of, lookup
+from initium.layouts import Axes, GroupedTransposed, Layout, LayoutLike, axes_of, lookup
 
 __all__ = ["Dirac", "DiracFill", "Identity", "IdentityFill", "centre_of", "convolution_axes"]
 
@@ -172,7 +172,10 @@ class Dirac:
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> DiracFill:
         """Return the fill for the global shape of a convolution."""
         shape = tuple(shape)
-        out, into, spatial = convolution_axes(shape, lookup(self.layout, layout))
+        read_by = lookup(self.layout, layout)
+        out, into, spatial = convolution_axes(shape, read_by)
+        if isinstance(read_by, GroupedTransposed):
+            out, into = into, out  # its input axis has the channels of all groups
         if shape[out] % self.groups:
             raise ValueError(
                 f"groups={self.groups} does not divide the {shape[out]} outputs of shape={shape}"

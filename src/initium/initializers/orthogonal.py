@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from initium.checks import check_choice, check_finite, check_integer
 from initium.fills.orthogonal import METHODS, OrthogonalFill
 from initium.initializers.identities import centre_of, convolution_axes
-from initium.layouts import IN_OUT, OUT_IN, Axes, Layout, LayoutLike, axes_of, is_same, lookup
+from initium.layouts import (
+    IN_OUT,
+    OUT_IN,
+    Axes,
+    Layout,
+    LayoutLike,
+    UnknownLayout,
+    axes_of,
+    is_same,
+    lookup,
+)
 
 __all__ = ["DeltaOrthogonal", "Orthogonal", "delta_orthogonal"]
 
@@ -75,7 +85,7 @@ class Orthogonal:
 
     def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> OrthogonalFill:
         """Return the orthogonal fill for a global shape of at least two axes besides `batch_axis`."""
-        shape, read_by = tuple(shape), lookup(self.layout, layout)
+        shape, read_by = tuple(shape), self._read_by(shape, layout)
         batch = axes_of("batch_axis", self._batch() or read_by.batch_axis, shape)
         if len(shape) - len(batch) < 2:
             kind = "besides batch_axis " if batch else ""
@@ -91,6 +101,13 @@ class Orthogonal:
         if not fill.column_axes:
             raise ValueError(f"shape={shape} has no axis left for columns; expected one besides {rows}")
         return fill
+
+    def _read_by(self, shape: Sequence[int], layout: Layout | None) -> Layout:
+        """Return the layout; a given stack of matrices needs none, since transposes have the same law."""
+        is_stated = self.column_axis is not None or len(shape) - len(self._batch()) == 2
+        if self.layout is None and isinstance(layout, UnknownLayout) and self._batch() and is_stated:
+            return OUT_IN
+        return lookup(self.layout, layout)
 
     def _rows(self, shape: tuple[int, ...], batch: Axes, layout: Layout) -> Axes:
         """Return the axes that form the rows."""

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from initium import dtypes
 from initium.layouts import OUT_IN, Layout
 from initium.specs import TensorSpec
 
-__all__ = ["CONFIG_NAME", "Architecture"]
+__all__ = ["CONFIG_NAME", "Architecture", "Parametrized"]
 
 #: File name of the configuration of a model in Hugging Face's libraries.
 CONFIG_NAME = "config.json"
+
+
+class Parametrized(NamedTuple):
+    """The weight that a parametrization of torch computes from a stored tensor.
+
+    Attributes
+    ----------
+    weight
+        Name of the weight, such as ``"conv.weight"`` for the tensor ``"conv.weight_v"``.
+    method
+        The parametrization, such as ``"WeightNorm"``.
+    """
+
+    weight: str
+    method: str
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,8 @@ class Architecture:
         Tensors of a checkpoint that initium does not fill: buffers of integers or booleans.
     is_of_config
         Whether transformers has built the model from `config`.
+    parametrized
+        By name of a tensor: the weight that a parametrization computes from it.
     """
 
     name: str
@@ -51,6 +68,7 @@ class Architecture:
     config: Mapping[str, Any] | None = None
     left_out: tuple[str, ...] = ()
     is_of_config: bool = False
+    parametrized: Mapping[str, Parametrized] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

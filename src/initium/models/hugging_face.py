@@ -15,8 +15,9 @@ from typing import Any
 
 from initium import dtypes
 from initium.kernels.forks import hold_over_forks
-from initium.layouts import IN_OUT, TRANSPOSED, Layout
+from initium.layouts import IN_OUT, OUT_IN, Layout
 from initium.models.architecture import Architecture
+from initium.models.torch_modules import parameters_of
 from initium.specs import TensorSpec
 
 __all__ = [
@@ -77,9 +78,6 @@ def from_config(path: str | Path) -> Architecture:
 
 def architecture_of(path: Path, config: dict[str, Any], model: Any) -> Architecture:
     """Return the architecture of a model of transformers that was built from a configuration."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
     tensors: list[TensorSpec] = []
     left_out: list[str] = []
     seen: set[int] = set()  # tied weights are one object under several names
@@ -92,23 +90,19 @@ def architecture_of(path: Path, config: dict[str, Any], model: Any) -> Architect
         else:
             left_out.append(name)
 
-    transposed = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
-    layouts: dict[str, Layout] = {}
-    for prefix, module in model.named_modules():
-        if isinstance(module, Conv1D):
-            layouts[f"{prefix}.weight"] = IN_OUT
-        elif isinstance(module, transposed):
-            layouts[f"{prefix}.weight"] = TRANSPOSED
+    names = {tensor.name for tensor in tensors}
+    known = {name: parameter for name, parameter in parameters_of(model).items() if name in names}
     return Architecture(
         str(path),
         config["model_type"],
         tuple(tensors),
         depth=depth_of(config),
         width=width_of(config),
-        layouts=layouts,
+        layouts={n: p.layout for n, p in known.items() if p.layout not in (None, OUT_IN)},
         config=config,
         left_out=tuple(left_out),
         is_of_config=True,
+        parametrized={n: p.parametrized for n, p in known.items() if p.parametrized is not None},
     )
 
 

@@ -337,7 +337,8 @@ class Recipe:
             If an initializer does not fit a tensor's shape, or a distribution its dtype.
         """
         shapes = {tensor.name: tensor.shape for tensor in model.tensors}
-        assignments, used = match(shapes, self.resolve(depth=model.depth, width=model.width), model.layouts)
+        rules = self.resolve(depth=model.depth, width=model.width)
+        assignments, used = match(shapes, rules, model.layouts, model.parametrized)
         for tensor, assignment in zip(model.tensors, assignments, strict=True):
             _check_dtype(assignment, tensor.dtype)
         # Named recipes are for many models, and some of them lack some kinds of weights.

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 from initium.checks import check_name, check_shape
 from initium.fills.base import Fill
 from initium.initializers.basic import Initializer
-from initium.layouts import Fans, Layout
+from initium.layouts import Fans, Layout, UnknownLayoutError
+from initium.models.architecture import Parametrized
 
 __all__ = [
     "Assignment",
@@ -182,7 +183,10 @@ class Matched(NamedTuple):
 
 
 def match(
-    shapes: Mapping[str, tuple[int, ...]], rules: Rules, layouts: Mapping[str, Layout] | None = None
+    shapes: Mapping[str, tuple[int, ...]],
+    rules: Rules,
+    layouts: Mapping[str, Layout] | None = None,
+    parametrized: Mapping[str, Parametrized] | None = None,
 ) -> Matched:
     """Match every tensor with the first rule that fits its name, and resolve its initializer.
 
@@ -194,15 +198,22 @@ def match(
         The rules, in order.
     layouts
         Known layouts by name.
+    parametrized
+        By name of a tensor: the weight that a parametrization computes from it. Such a tensor needs a rule
+        that does not match the weight, since the weight would not have the distribution of the rule.
 
     Raises
     ------
     UnmatchedError
         If names match no rule; the message lists them.
+    initium.layouts.UnknownLayoutError
+        If an initializer needs a layout that is not known; the message names the tensor.
     ValueError
-        If an initializer cannot be resolved for a shape; the message names the tensor.
+        If an initializer cannot be resolved for a shape, or a rule for a weight matches a tensor of a
+        parametrization; the message names the tensor.
     """
     known = layouts or {}
+    computed = parametrized or {}
     names, matchers = _by_name(rules)
     nothing: tuple[Rule | None, int] = None, len(rules.rules)
     used: dict[int, Rule] = {}
@@ -223,6 +234,8 @@ def match(
         if rule is None:
             unmatched.append(name)
             continue
+        if computed and name in computed:
+            _check_computed(name, rule, computed[name])
         initializer = rule.initializer if rule.is_fixed else rule.initializer_for(name)
         layout = known.get(name) if known else None
         key = id(rule), id(initializer), shape, layout
@@ -252,7 +265,23 @@ def _by_name(
     return names, others
 
 
-def assign(shapes: Mapping[str, tuple[int, ...]], rules: RulesLike) -> list[Assignment]:
+def _check_computed(name: str, rule: Rule, computed: Parametrized) -> None:
+    """Raise if a rule for a weight matches a tensor from which a parametrization computes the weight."""
+    weight, method = computed
+    if not isinstance(rule.initializer, Skip) and rule.matcher()(weight):
+        raise ValueError(
+            f"tensor {name!r}, rule {rule.label!r}: {method} computes {weight!r} from this tensor, so the "
+            "weight would not have the distribution of the rule; expected a call before the parametrization, "
+            f"or a rule for {name!r} that does not match {weight!r}, or skip"
+        )
+
+
+def assign(
+    shapes: Mapping[str, tuple[int, ...]],
+    rules: RulesLike,
+    layouts: Mapping[str, Layout] | None = None,
+    parametrized: Mapping[str, Parametrized] | None = None,
+) -> list[Assignment]:
     """Match every tensor with the first rule that fits its name; see `match`.
 
     Warns
@@ -261,7 +290,7 @@ def assign(shapes: Mapping[str, tuple[int, ...]], rules: RulesLike) -> list[Assi
         If a rule that is not optional matches no tensor, or only tensors that match an earlier rule.
     """
     ordered = Rules.of(rules)
-    assignments, used = match(shapes, ordered)
+    assignments, used = match(shapes, ordered, layouts, parametrized)
     unused = [rule.label for rule, hit in zip(ordered.rules, used, strict=True) if not (hit or rule.optional)]
     if unused:
         warnings.warn(
@@ -278,7 +307,8 @@ def _resolve(
     try:
         return initializer.resolve(shape, layout)
     except ValueError as error:
-        raise ValueError(f"tensor {name!r} of shape {shape}, rule {rule.label!r}: {error}") from error
+        kind = UnknownLayoutError if isinstance(error, UnknownLayoutError) else ValueError
+        raise kind(f"tensor {name!r} of shape {shape}, rule {rule.label!r}: {error}") from error
 
 
 def _listed(names: list[str]) -> str:

@@ -23,8 +23,9 @@ _Named = Mapping[str, Initializer]
 
 
 def _linear(module: Any) -> _Named:
-    receptive = module.weight[0].numel()  # shape[1] times the size of the spatial axes
-    return {"weight": torch_linear(), "bias": torch_bias(receptive)}
+    # torch takes shape[1], the output axis, as the input axis of a transposed convolution, too.
+    receptive = module.weight[0].numel()
+    return {"weight": torch_linear("out_in"), "bias": torch_bias(receptive)}
 
 
 def _bilinear(module: Any) -> _Named:
@@ -40,8 +41,8 @@ def _recurrent(module: Any) -> _Named:
 def _attention(module: Any) -> _Named:
     weights = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
     return {
-        **dict.fromkeys(weights, glorot_uniform()),
-        **dict.fromkeys(("bias_k", "bias_v"), glorot_normal(truncated=False)),
+        **dict.fromkeys(weights, glorot_uniform("out_in")),
+        **dict.fromkeys(("bias_k", "bias_v"), glorot_normal("out_in", truncated=False)),
         "in_proj_bias": zeros(),
         "out_proj.bias": zeros(),  # overrides the default of its Linear
     }
@@ -104,6 +105,7 @@ def default_rules(module: nn.Module) -> Rules:
         if defaults is None:
             unknown += [_joined(prefix, name) for name in own]
             continue
+        unknown += [_joined(prefix, name) for name in own if name not in defaults]
         found |= {_joined(prefix, name): initializer for name, initializer in defaults.items()}
     if unknown:
         raise ValueError(

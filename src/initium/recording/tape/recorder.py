@@ -69,8 +69,8 @@ def recording() -> Iterator[Tape]:
     device(type='meta')
     >>> report = ini.init_model(model, "own", seed=7)
     >>> model[0].weight.detach()[:2]
-    tensor([[ 0.0000,  0.0000],
-            [-0.4830,  0.2063]])
+    tensor([[0.0000, 0.0000],
+            [0.3104, 0.5246]])
     """
     if getattr(_active, "tape", None) is not None:
         raise RecordingError("this thread is recording already")
