@@ -616,8 +616,8 @@ def test_changes_after_the_recording():
 
 def test_arguments():
     layer = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="rules='onw'; expected rules, an initializer, or 'own'"):
-        ini.init_model(layer, "onw", seed=1)
+    with pytest.raises(ValueError, match="rules='theirs'; expected rules, an initializer, or 'own'"):
+        ini.init_model(layer, "theirs", seed=1)
     with pytest.raises(TypeError, match="params is a dict; expected a torch module"):
         ini.init_model({"w": np.ones(3)}, "own", seed=1)
     with pytest.raises(ValueError, match="dtype='float16' with rules='own'"):

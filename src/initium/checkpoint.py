@@ -374,11 +374,11 @@ class _Filler:
             if runs is None:
                 self._copy_values(piece)
                 continue
-            for part_run, part in _cut_by_runs(piece, runs):
+            for part_run, cut in _cut_by_runs(piece, runs):
                 if not isinstance(part_run.fill, OrthogonalFill):
-                    jobs.append(_job(part_run, part.start, part.values))
+                    jobs.append(_job(part_run, cut.start, cut.values))
                     continue
-                whole, partial = _by_matrices(part, part_run)
+                whole, partial = _by_matrices(cut, part_run)
                 jobs += [_job(part_run, matrices.start, matrices.values) for matrices in whole]
                 parts += partial
         # Matrices that exist already are copied first, to free their memory before new ones are made.

@@ -60,7 +60,7 @@ def replace_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
     for part in module.modules():
         for registry in (part._parameters, part._buffers):
-            for key, old in registry.items():  # type: ignore[assignment]
+            for key, old in registry.items():
                 if old is not None:
                     registry[key] = new(old)
         for key, value in part.__dict__.items():

@@ -68,7 +68,7 @@ _FUNCTIONS: dict[str, Callable[..., Initializer]] = {
 class _Function(NamedTuple):
     """A function of `torch.nn.init`: itself, a copy with its own code, and how its arguments are read."""
 
-    function: types.FunctionType
+    function: Any
     original: types.FunctionType
     signature: inspect.Signature
     initializer: Callable[..., Initializer]
@@ -97,7 +97,7 @@ def receive(name: str, *args: Any, **kwargs: Any) -> Tensor:
     entry = functions()[name]
     receiver: DrawFunction | None = getattr(receivers, "active", None)
     if receiver is None:
-        return entry.original(*args, **kwargs)  # type: ignore[no-any-return]
+        return entry.original(*args, **kwargs)
     bound = entry.signature.bind(*args, **kwargs)
     bound.apply_defaults()
     tensor: Tensor = bound.arguments["tensor"]

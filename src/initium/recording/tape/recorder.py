@@ -89,7 +89,7 @@ def recording() -> Iterator[Tape]:
 # --- modes of torch -----------------------------------------------------------------------------------------
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[misc]
     """Runs every operation on meta tensors and records it."""
 
     def __init__(self, tape: Tape) -> None:
@@ -188,7 +188,7 @@ def _needs_values(func: Any) -> bool:
 _READS = frozenset(getattr(Tensor, name) for name in ("numpy", "tolist", "__array__"))
 
 
-class _Functions(TorchFunctionMode):
+class _Functions(TorchFunctionMode):  # type: ignore[misc]
     """Answers for meta tensors as the CPU would, where the modes of operations do not see the question."""
 
     def __init__(self, tape: Tape) -> None:
@@ -234,7 +234,7 @@ def _to(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     """Convert a tensor, to another dtype only."""
     tensor, *rest = args
     if rest and isinstance(rest[0], Tensor):
-        order = ("other", "non_blocking", "copy")
+        order: tuple[str, ...] = ("other", "non_blocking", "copy")
     elif rest and isinstance(rest[0], torch.dtype):
         order = ("dtype", "non_blocking", "copy")
     else:
@@ -274,9 +274,9 @@ def _new_tensor(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 _ANSWERS: dict[Any, _Answer] = {
-    Tensor.device.__get__: lambda tape, func, args, kwargs: _CPU,  # type: ignore[attr-defined]
-    Tensor.is_meta.__get__: lambda tape, func, args, kwargs: False,  # type: ignore[attr-defined]
-    Tensor.is_cpu.__get__: lambda tape, func, args, kwargs: True,  # type: ignore[attr-defined]
+    Tensor.device.__get__: lambda tape, func, args, kwargs: _CPU,
+    Tensor.is_meta.__get__: lambda tape, func, args, kwargs: False,
+    Tensor.is_cpu.__get__: lambda tape, func, args, kwargs: True,
     Tensor.to: _to,
     Tensor.cpu: _same,
     Tensor.cuda: _same,

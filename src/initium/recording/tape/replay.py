@@ -88,9 +88,9 @@ def _run(step: Step, position: int, memory: _Memory, draw: Draw) -> None:
         kwargs["device"] = torch.device("cpu")
     result = step.operation(*args, **kwargs)
     results = list(result) if isinstance(result, (tuple, list)) else [result]
-    for region, value in zip(step.outputs, results, strict=False):
-        if region is not None:
-            memory.put(region, value)
+    for output, value in zip(step.outputs, results, strict=False):
+        if output is not None:
+            memory.put(output, value)
 
 
 def _with_tensors(memory: _Memory, values: Any) -> Any:
