@@ -8,6 +8,7 @@ call ``initium`` run. Examples find only the installed package and an empty fold
 import ast
 import doctest
 import importlib.util
+import json
 import pkgutil
 import re
 import shlex
@@ -41,6 +42,8 @@ MODULES_WITH_EXAMPLES = (
     "initium.models.torch_modules",
     "initium.planning.streams",
     "initium.plots",
+    "initium.recording.own",
+    "initium.recording.tape.recorder",
     "initium.recipes.rules",
     "initium.specs",
     "initium.tensor",
@@ -48,8 +51,10 @@ MODULES_WITH_EXAMPLES = (
     "initium.torch.layers",
     "initium.torch.lsuv",
 )
-PAGES_WITH_PYTHON = ("README.md",)
-PAGES_WITH_COMMANDS = ("README.md",)
+PAGES_WITH_PYTHON = ("README.md", "docs/own.md")
+PAGES_WITH_COMMANDS = ("README.md", "docs/own.md")
+#: A small model at the place that the pages name.
+CONFIG = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 99, "n_positions": 16}
 #: Commands of the pages that do not run here, with the reason.
 SKIPPED = {
     "initium init llama-3-8b --dtype bfloat16 --seed 7 --shard-size 5GB -o llama/": "writes 16 GB",
@@ -191,6 +196,10 @@ def test_python_blocks(page, tmp_path, monkeypatch):
 def test_commands(command, tmp_path):
     if command in SKIPPED:
         pytest.skip(SKIPPED[command])
+    if "config.json" in command:
+        skip_without_extras("transformers")
+        (tmp_path / "path/to").mkdir(parents=True)
+        (tmp_path / "path/to/config.json").write_text(json.dumps(CONFIG))
     script = Path(sys.executable).with_name("initium")
     done = subprocess.run(
         [script, *shlex.split(command)[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
