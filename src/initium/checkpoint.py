@@ -167,7 +167,7 @@ def _plan_own(model: Architecture, dtype: str | None) -> CheckpointPlan:
     assignments = []
     for tensor in known.tensors:
         start = starts[tensor.name]
-        start.check(dtypes.lookup(tensor.dtype))
+        start.check(dtypes.stored(tensor.dtype))
         assignments.append(Assignment(tensor.name, tensor.shape, rule, skip, None, start))
     return CheckpointPlan(known, OWN, tuple(assignments), ())
 

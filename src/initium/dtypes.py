@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-__all__ = ["DTYPES", "DType", "lookup"]
+__all__ = ["DTYPES", "DType", "lookup", "stored"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class DType:
     numpy
         The NumPy dtype (from ml_dtypes where NumPy has none).
     word_bits
-        Random bits per value: 64 for float64, 32 for all others.
+        Random bits per value: 64 for float64, 0 for dtypes that are only stored, 32 for all others.
     max
         Largest finite value.
     safetensors
@@ -116,7 +116,19 @@ def _table() -> dict[str, DType]:
     }
 
 
+def _stored_table() -> dict[str, DType]:
+    names = ("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8")
+    made = {"bool": DType("bool", np.dtype(np.bool_), 0, 1.0, "BOOL", -1)}
+    for name in names:
+        code = ("U" if name[0] == "u" else "I") + name.partition("int")[2]
+        made[name] = DType(name, np.dtype(name), 0, float(np.iinfo(name).max), code, -1)
+    return made
+
+
+#: The dtypes that initium draws.
 DTYPES: Mapping[str, DType] = MappingProxyType(_table())
+#: Integers and booleans: initium does not draw them, but a file can hold those that a model's code sets.
+_STORED: Mapping[str, DType] = MappingProxyType(_stored_table())
 _BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES.values()}
 _PLAIN = re.compile(r"[<>=|]?\w+")
 _BY_SAFETENSORS = {dtype.safetensors: dtype for dtype in DTYPES.values()}
@@ -164,3 +176,15 @@ def _unknown(dtype: Any) -> ValueError:
     return ValueError(
         f"dtype={dtype!r} is not a dtype that initium writes; expected one of {', '.join(DTYPES)}"
     )
+
+
+def stored(dtype: Any) -> DType:
+    """Return the `DType` that `dtype` names, also of integers and booleans, which initium never draws.
+
+    Raises
+    ------
+    ValueError
+        If it is no dtype that a file of initium holds.
+    """
+    name = str(dtype).removeprefix("torch.")
+    return _STORED[name] if name in _STORED else lookup(dtype)

@@ -22,7 +22,7 @@ class TensorSpec:
     shape
         The global shape; ``()`` is a scalar.
     dtype
-        Any dtype that `initium.dtypes.lookup` takes; stored as initium's name, such as ``"bfloat16"``.
+        Any dtype that `initium.dtypes.stored` takes; stored as initium's name, such as ``"bfloat16"``.
 
     Raises
     ------
@@ -46,7 +46,7 @@ class TensorSpec:
     def __post_init__(self) -> None:
         check_name(self.name)
         object.__setattr__(self, "shape", check_shape(self.shape))
-        object.__setattr__(self, "dtype", dtypes.lookup(self.dtype).name)
+        object.__setattr__(self, "dtype", dtypes.stored(self.dtype).name)
 
     @property
     def size(self) -> int:
@@ -56,7 +56,7 @@ class TensorSpec:
     @property
     def itemsize(self) -> int:
         """Bytes per element."""
-        return dtypes.lookup(self.dtype).itemsize
+        return dtypes.stored(self.dtype).itemsize
 
     @property
     def nbytes(self) -> int:

@@ -214,7 +214,7 @@ def layout_file(
     ends = list(itertools.accumulate((tensors[i].nbytes for i in ordered), initial=0))
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for i, offsets in zip(ordered, itertools.pairwise(ends), strict=True):
-        dtype = dtypes.lookup(tensors[i].dtype).safetensors
+        dtype = dtypes.stored(tensors[i].dtype).safetensors
         entries[tensors[i].name] = {"dtype": dtype, "shape": tensors[i].shape, "data_offsets": offsets}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _HEADER_ALIGNMENT)

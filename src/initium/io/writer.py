@@ -428,7 +428,7 @@ def _pieces(
             break
         low, high = max(extent.begin, begin), min(extent.end, end)
         if low < high:
-            dtype = dtypes.lookup(tensors[extent.tensor].dtype)
+            dtype = dtypes.stored(tensors[extent.tensor].dtype)
             start, stop = (low - extent.begin) // dtype.itemsize, (high - extent.begin) // dtype.itemsize
             values = data[low - begin : high - begin].view(dtype.numpy)
             pieces.append(Piece(extent.tensor, start, stop, values))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from initium import dtypes
 from initium.models.architecture import Architecture
 from initium.models.hugging_face import architecture_of, build
 from initium.recording.laws.start import Start
 from initium.recording.own import own_starts
 from initium.recording.tape.recorder import recording
+from initium.specs import TensorSpec
 
 __all__ = ["own_of_config"]
 
@@ -44,7 +45,7 @@ def own_of_config(model: Architecture, dtype: str | None = None) -> tuple[Archit
     built = build(path, config, recording)
     starts = own_starts(built)
     if model.is_of_config:
-        return architecture_of(path, config, built), starts
+        return _with_integers(architecture_of(path, config, built), starts), starts
     for tensor in wanted.tensors:
         start = starts.get(tensor.name)
         if start is None or start.shape != tensor.shape:
@@ -53,5 +54,10 @@ def own_of_config(model: Architecture, dtype: str | None = None) -> tuple[Archit
                 f"tensor {tensor.name!r} has shape {tensor.shape} in {model.name}, and the model of its "
                 f"configuration has {has}"
             )
-        dtypes.lookup(tensor.dtype)
     return wanted, starts
+
+
+def _with_integers(model: Architecture, starts: Mapping[str, Start]) -> Architecture:
+    """Return a model with its buffers of integers and booleans, which its own code sets."""
+    others = tuple(TensorSpec(name, starts[name].shape, starts[name].dtype) for name in model.left_out)
+    return replace(model, tensors=model.tensors + others, left_out=())

@@ -207,14 +207,14 @@ class Start:
         return sorted(runs, key=lambda run: run.start)
 
     def values(self, dtype: str, draw: DrawJobs) -> NDArray[Any]:
-        """Return all values in row-major order, in a dtype of initium. See `Composite`."""
+        """Return all values in row-major order, in a dtype. See `Composite`."""
         made = torch.empty(self.shape, dtype=getattr(torch, dtype))
         if self.program is not None:
             made.copy_(self.computed(draw))
         else:
             draw(self.jobs(made))
         values: NDArray[Any] = made.reshape(-1).view(torch.uint8).numpy()
-        return values.view(dtypes.lookup(dtype).numpy)
+        return values.view(dtypes.stored(dtype).numpy)
 
 
 def _drawn(
