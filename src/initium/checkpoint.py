@@ -354,7 +354,7 @@ class _Filler:
     """Draws all pieces of a buffer in one call.
 
     An orthogonal matrix that extends over several buffers is made once, and kept until its last piece. So are
-    the values of a tensor that is no sequence of runs.
+    the values of a tensor that runs do not make up.
     """
 
     def __init__(
@@ -393,7 +393,7 @@ class _Filler:
             self._copied(part)
 
     def _runs_of(self, number: int) -> list[Run] | None:
-        """Return the runs of a tensor; None if it is no sequence of runs."""
+        """Return the runs of a tensor; None if runs do not make it up."""
         tensor, fill = self._drawn[number]
         if isinstance(fill, Composite):
             return fill.runs()

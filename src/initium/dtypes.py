@@ -184,7 +184,7 @@ def stored(dtype: Any) -> DType:
     Raises
     ------
     ValueError
-        If it is no dtype that a file of initium holds.
+        If no file of initium holds this dtype.
     """
     name = str(dtype).removeprefix("torch.")
     return _STORED[name] if name in _STORED else lookup(dtype)

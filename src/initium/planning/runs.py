@@ -42,7 +42,7 @@ class Composite(Protocol):
     """What takes the place of a fill where several fills, or a program, make up a tensor."""
 
     def runs(self) -> list[Run] | None:
-        """Return the runs that make up the tensor, in order; None if it is no sequence of runs."""
+        """Return the runs that make up the tensor, in order; None if runs do not make it up."""
         ...
 
     def values(self, dtype: str, draw: Callable[[list[Job]], None]) -> NDArray[Any]:

@@ -60,8 +60,8 @@ def own_starts(module: nn.Module) -> dict[str, Start]:
     """
     tape = tape_of(module)
     if tape is None:
-        tape, twin = _recorded_again(module)
-        return starts_of(tape, tensors_of(twin))
+        tape, copied = _recorded_again(module)
+        return starts_of(tape, tensors_of(copied))
     tensors = tensors_of(module)
     known = _known.get(module)
     if known is not None and not any(tensor.is_meta for tensor in tensors.values()):
@@ -97,7 +97,7 @@ _METHODS = ("init_weights", "reset_parameters", "_reset_parameters")
 
 
 def _recorded_again(module: nn.Module) -> tuple[Tape, nn.Module]:
-    """Run the initialisation of a module that exists already, on a twin without memory."""
+    """Run the initialisation of a module that exists already, on a copy without memory."""
     if _is_of_transformers(module):
         return _built_again(module)
     foreign = [part for part in module.modules() if not type(part).__module__.startswith("torch.nn.")]
@@ -108,12 +108,12 @@ def _recorded_again(module: nn.Module) -> tuple[Tape, nn.Module]:
             "already; build the model within initium.torch.recording()"
         )
     with recording() as tape:
-        twin = _twin(module)
+        copied = _without_values(module)
         if foreign:
-            getattr(twin, str(method))()
+            getattr(copied, str(method))()
         else:
-            _reset(twin)
-    return tape, twin
+            _reset(copied)
+    return tape, copied
 
 
 def _reset(module: nn.Module) -> None:
@@ -126,7 +126,7 @@ def _reset(module: nn.Module) -> None:
             return
 
 
-def _twin(module: nn.Module) -> nn.Module:
+def _without_values(module: nn.Module) -> nn.Module:
     """Return a copy of a module whose tensors have no memory and no values yet."""
     memo: dict[int, Any] = {}
     for tensor in {id(t): t for t in tensors_of(module).values()}.values():
@@ -143,15 +143,15 @@ def _is_of_transformers(module: nn.Module) -> bool:
 def _built_again(model: Any) -> tuple[Tape, nn.Module]:
     """Build a model of transformers again from its configuration."""
     with _default_dtype(model.dtype), recording() as tape:
-        twin = type(model)(copy.deepcopy(model.config))
-    before, after = ({n: tuple(t.shape) for n, t in tensors_of(m).items()} for m in (model, twin))
+        copied = type(model)(copy.deepcopy(model.config))
+    before, after = ({n: tuple(t.shape) for n, t in tensors_of(m).items()} for m in (model, copied))
     for name in before.keys() | after.keys():
         if before.get(name) != after.get(name):
             raise RecordingError(
                 f"{name} has shape {before.get(name)} in the model and {after.get(name)} in a model of its "
                 "configuration; build the model within initium.torch.recording()"
             )
-    return tape, twin
+    return tape, copied
 
 
 @contextmanager

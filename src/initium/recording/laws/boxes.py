@@ -13,7 +13,7 @@ Bounds = tuple[tuple[int, int], ...]
 
 
 def box_in(tensor: Region, part: Region) -> Bounds | None:
-    """Return the box of a tensor that another region of the same storage shows; None if it is no box.
+    """Return the box of a tensor that another region of the same storage shows, or None if that is not a box.
 
     The axes of the part may come in another order, and axes of one element may be missing.
     """

@@ -1,4 +1,4 @@
-"""Random operations of torch that are no single initializer, computed from draws of initium."""
+"""Random operations of torch for which there is not one initializer, computed from draws of initium."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def sheet_of(tape: Tape, region: Region) -> Sheet:
 
 
 def initializer_of(step: Step) -> Initializer | None:
-    """Return the initializer that a random step amounts to; None if it is no simple one."""
+    """Return the initializer that a random step amounts to; None if there is not one."""
     if step.operation == DRAW:
         return step.arguments[0]  # type: ignore[no-any-return]
     make = _DRAWS.get(step.name)

@@ -194,7 +194,7 @@ class Start:
         return values
 
     def runs(self) -> list[Run] | None:
-        """Return the runs that make up the tensor; None if it is no sequence of runs. See `Composite`."""
+        """Return the runs that make up the tensor; None if runs do not make it up. See `Composite`."""
         if self.program is not None:
             return None
         runs = []

@@ -236,7 +236,7 @@ def _law(tape: Tape, region: Region) -> _Law | None:
 
 
 def _box(tape: Tape, region: Region, entry: Entry) -> Bounds | None:
-    """Return the box of a tensor that an entry describes; None if it is no box, or in another order."""
+    """Return the box of a tensor that an entry describes; None if it is not a box, or in another order."""
     drawn, initializer = entry.region, entry.value.initializer
     if drawn.dtype != region.dtype:
         return None

@@ -321,7 +321,7 @@ def _unused_generators() -> Iterator[None]:
     for name, state in _states(numpy).items():
         if state != before[name]:
             raise RecordingError(
-                f"the code (or another thread) draws with {name}, whose values initium cannot tell from "
+                f"the code (or another thread) draws with {name}, whose values initium takes for "
                 "constants; expected the generators of torch"
             )
 

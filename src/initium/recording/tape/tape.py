@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = ["CONSTANT", "DRAW", "UNDEFINED", "Region", "Step", "Tape", "bound", "map_tensors", "tensors_in"]
 
-#: Steps that are no operation of torch: a tensor with known values, and a draw of an initializer.
+#: Steps besides operations of torch: a tensor with known values, and a draw of an initializer.
 CONSTANT, DRAW = "constant", "draw"
 
 #: Operations that make memory without values.
@@ -91,7 +91,7 @@ class Step:
     reads, writes
         The regions that it reads, and those that it writes: outputs and arguments that it changes.
     outputs
-        New tensors, in the order of the operation's outputs; None for an output that is no new tensor.
+        New tensors, in the order of the operation's outputs; None for an output that is not one.
     """
 
     operation: Any
