@@ -524,6 +524,59 @@ def test_functions_under_other_names():
     assert laws(recorded(filled((4, 3), lambda w: held["trunc"](w, std=0.02)))) == expected
 
 
+# --- with other rules ---------------------------------------------------------------------------------------
+
+
+def test_rules_replace_a_part_of_the_code():
+    module = recorded(
+        lambda: nn.Sequential(nn.Linear(30, 20), nn.BatchNorm1d(20), nn.ConvTranspose1d(4, 2, 3))
+    )
+    rules = [
+        ("2.weight", ini.he_normal()),
+        ("0.weight", ini.Constant(0.5)),
+        ("1.running_var", ini.Constant(4.0)),
+    ]
+    report = ini.init_model(module, [*rules, ("*", ini.own)], seed=3)
+    reports = {p.name: p for p in report.parameters}
+    assert reports["2.weight"].fans == (12, 6) and reports["2.weight"].rule == "2.weight"
+    assert reports["0.bias"].distribution.startswith("uniform") and reports["0.bias"].rule == "*"
+    assert (
+        (module[0].weight == 0.5).all()
+        and (module[1].running_var == 4).all()
+        and (module[1].weight == 1).all()
+    )
+    expected = ini.init_model({"2.weight": (4, 2, 3)}, ini.he_normal(layout=ini.Layout(0, 1)), seed=3)
+    assert np.array_equal(module[2].weight.detach().numpy(), expected.weights["2.weight"])
+
+
+def test_rules_and_tensors_that_share():
+    def make():
+        return nn.utils.parametrizations.weight_norm(nn.Linear(6, 5))
+
+    name = "parametrizations.weight.original1"
+    with pytest.raises(RecordingError, match=rf"original0 is computed from {name}, which has a rule"):
+        ini.init_model(recorded(make), {name: ini.Normal(), "*": ini.own}, seed=1)
+    module = recorded(make)
+    ini.init_model(module, {f"{name[:-1]}0": ini.ones(), name: ini.Normal(), "*": ini.own}, seed=1)
+    assert torch.allclose(module.weight.norm(dim=1), torch.ones(5))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        encoder = recorded(lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8), 2))
+    ini.init_model(encoder, {"layers.0.linear1.weight": ini.Uniform(-1, 1), "*": ini.own}, seed=1)
+    one, two = (layer.linear1.weight.detach().ravel() for layer in encoder.layers)
+    assert abs(np.corrcoef(one, two)[0, 1]) < 0.5
+
+
+def test_skipped_tensors():
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    before = module[0].weight.detach().clone()
+    ini.init_model(module, {"0.weight": ini.skip, "*": "own"}, seed=1)
+    assert torch.equal(module[0].weight, before)
+    with pytest.raises(ValueError, match=r"params\['weight'\] has no memory to be skipped"):
+        ini.init_model(recorded(lambda: nn.Linear(3, 3)), {"weight": ini.skip, "*": ini.own}, seed=1)
+
+
 # --- errors -------------------------------------------------------------------------------------------------
 
 
@@ -616,13 +669,13 @@ def test_changes_after_the_recording():
 
 def test_arguments():
     layer = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="rules='theirs'; expected rules, an initializer, or 'own'"):
+    with pytest.raises(ValueError, match="rules='theirs'; expected rules, an initializer or 'own'"):
         ini.init_model(layer, "theirs", seed=1)
     with pytest.raises(TypeError, match="params is a dict; expected a torch module"):
         ini.init_model({"w": np.ones(3)}, "own", seed=1)
-    with pytest.raises(ValueError, match="dtype='float16' with rules='own'"):
+    with pytest.raises(ValueError, match="dtype='float16' with the rule own"):
         ini.init_model(layer, "own", seed=1, dtype="float16")
     with pytest.raises(ValueError, match=r"params\['weight'\] is on device cpu; expected device=cuda"):
         ini.init_model(layer, "own", seed=1, device="cuda")
-    with pytest.raises(ValueError, match="init_model takes 'own'"):
+    with pytest.raises(ValueError, match="plan_model does not take the rule own"):
         ini.plan_model(layer, "own", seed=1)

@@ -13,8 +13,8 @@ import pytest
 from cases import same_bits
 
 import initium as ini
-from initium import model
 from initium.backends import threads
+from initium.planning import collector
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 # Forks with threads: what these tests are about.
@@ -203,7 +203,7 @@ def test_a_child_forked_while_a_thread_plans_collects_garbage(enabled):
     planning, forked = threading.Event(), threading.Event()
 
     def plan():
-        with model._no_collections:
+        with collector.no_collections:
             planning.set()
             forked.wait(60)
 
@@ -224,8 +224,8 @@ def test_a_child_forked_while_a_thread_plans_collects_garbage(enabled):
 
 
 def test_pauses_of_several_threads_end_together():
-    with model._no_collections:
-        with model._no_collections:
+    with collector.no_collections:
+        with collector.no_collections:
             assert not gc.isenabled()
         assert not gc.isenabled()
     assert gc.isenabled()

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from initium.layouts import Fans, Layout
     from initium.model import Report, init_model, plan_model, run_plan
     from initium.planning.streams import stream_id
-    from initium.recipes.rules import Rules, skip
+    from initium.recipes.rules import Rules, own, skip
     from initium.specs import TensorSpec
     from initium.tensor import bits, initialize, normal, orthogonal, truncated_normal, uniform
 
@@ -122,7 +122,7 @@ _HOMES = {
         *("lecun_normal", "lecun_uniform"),
     ),
     "model": ("Report", "init_model", "plan_model", "run_plan"),
-    "recipes.rules": ("Rules", "skip"),
+    "recipes.rules": ("Rules", "own", "skip"),
     "initializers.sparse": (
         "Sparse",
         "SparseGaussian",
@@ -199,6 +199,7 @@ __all__ = [
     "one_over_sqrt_uniform",
     "ones",
     "orthogonal",
+    "own",
     "plan_model",
     "run_plan",
     "simple_xavier",

@@ -34,7 +34,7 @@ from initium.planning.runs import Composite, Run
 from initium.recipes.named import DEFAULTS, NAMED
 from initium.recipes.reader import load
 from initium.recipes.recipe import Recipe, RecipeRule
-from initium.recipes.rules import Assignment, Rule, UnusedRuleWarning, skip
+from initium.recipes.rules import Assignment, Rule, UnusedRuleWarning, own
 from initium.regions.boxes import Box
 from initium.specs import TensorSpec
 
@@ -163,12 +163,12 @@ def _plan_own(model: Architecture, dtype: str | None) -> CheckpointPlan:
     from initium.recording.configuration import own_of_config
 
     known, starts = own_of_config(model, dtype)
-    rule = Rule(OWN.name, skip, optional=True)
+    rule = Rule("*", own, optional=True)
     assignments = []
     for tensor in known.tensors:
         start = starts[tensor.name]
         start.check(dtypes.stored(tensor.dtype))
-        assignments.append(Assignment(tensor.name, tensor.shape, rule, skip, None, start))
+        assignments.append(Assignment(tensor.name, tensor.shape, rule, own, None, start))
     return CheckpointPlan(known, OWN, tuple(assignments), ())
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import os
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,18 +21,16 @@ from initium.memory.destination import Destination
 from initium.memory.devices import check_device, is_on
 from initium.memory.torch import mark_as_written
 from initium.models.torch_modules import ModuleParameter, parameters_of
+from initium.planning.collector import no_collections
 from initium.planning.jobs import Job, job_of
 from initium.planning.plan import Plan, plan
-from initium.recipes.rules import Assignment, RulesLike, assign
+from initium.recipes.rules import Assignment, Rules, RulesLike, Skip, assign, own
 from initium.regions.boxes import box_of
 
 if TYPE_CHECKING:
     from initium.recording.laws.start import Start
 
 __all__ = ["ParameterReport", "Report", "init_model", "plan_model", "run_plan"]
-
-#: In place of rules: the model's own initialisation.
-OWN = "own"
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,20 +138,30 @@ class _Done(NamedTuple):
 
 
 class _OwnDone(NamedTuple):
-    """One tensor that starts by the model's own code: how, and its memory."""
+    """One tensor of a model that uses its own code: its assignment, how it starts, and its memory."""
 
+    assignment: Assignment
     start: Start
     tensor: Any
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.start.tied_to else int(self.tensor.numel() * self.tensor.element_size())
+        skipped = isinstance(self.assignment.initializer, Skip)
+        return 0 if skipped or self.start.tied_to else int(self.tensor.numel() * self.tensor.element_size())
 
     def report(self, seconds_per_byte: float) -> ParameterReport:
-        start, nbytes = self.start, self.nbytes
-        dtype = str(start.dtype).removeprefix("torch.")
-        seconds = nbytes * seconds_per_byte
-        return ParameterReport(start.name, start.shape, dtype, OWN, str(start), None, nbytes, seconds)
+        assignment = self.assignment
+        skipped = isinstance(assignment.initializer, Skip) and not self.start.tied_to
+        return ParameterReport(
+            assignment.name,
+            assignment.shape,
+            str(self.start.dtype).removeprefix("torch."),
+            assignment.rule.label,
+            "skip" if skipped else str(self.start),
+            assignment.fans if self.nbytes else None,
+            self.nbytes,
+            self.nbytes * seconds_per_byte,
+        )
 
 
 @in_default_mode
@@ -184,9 +189,9 @@ def init_model(
     rules
         Ordered pairs of (pattern, initializer), a mapping of them, or one initializer for all. A pattern is
         a glob or a compiled regular expression. The first match wins. ``initium.skip`` leaves a parameter
-        unchanged. Or ``"own"``, for a torch module: all its parameters **and buffers** get what the model's
-        own code gives them, drawn by initium. `initium.torch.recording` says how the code is known. Tensors
-        on the meta device are then replaced by new ones on `device`.
+        unchanged. ``initium.own`` gives the tensors of a torch module what the model's own code gives them;
+        ``"own"`` is this rule for all. Rules then match parameters **and buffers**, and tensors on the meta
+        device are replaced by new ones on `device`. `initium.torch.recording` says how the code is known.
     seed
         The Philox key, in [0, 2**64). A weight depends on seed, name, shape, rule and dtype only.
     dtype
@@ -214,7 +219,7 @@ def init_model(
     TypeError, ValueError
         If an argument is wrong; the message names the parameter, and nothing has been written.
     initium.recording.tape.recorder.RecordingError
-        If `rules` is ``"own"``, and it is not known how a tensor starts; nothing has been written.
+        If a rule is `own`, and it is not known how a tensor starts; nothing has been written.
 
     Warns
     -----
@@ -236,11 +241,11 @@ def init_model(
     array([ 0.12804489, -1.270765  ,  1.2080265 ], dtype=float32)
     """
     seed = check_seed(seed)
-    if isinstance(rules, str):
-        _check_own(params, rules, dtype)
-        return _init_own(params, seed, device, backend, threads, progress)
-    with _no_collections:
-        done = _prepare(params, rules, dtype, device)
+    ordered = Rules.of(rules)
+    if ordered.use_own:
+        return _init_own(params, ordered, seed, dtype, device, backend, threads, progress)
+    with no_collections:
+        done = _prepare(params, ordered, dtype, device)
         made = plan((d.job() for d in done if d.writes), seed)
     start = time.perf_counter()
     run_plan(made, backend=backend, threads=threads, progress=progress)
@@ -249,34 +254,31 @@ def init_model(
     return Report(weights, seed, seconds, sum(d.nbytes for d in done), tuple(done))
 
 
-def _check_own(params: Any, rules: str, dtype: Any) -> None:
-    if rules != OWN:
-        raise ValueError(f"rules={rules!r}; expected rules, an initializer, or {OWN!r}")
-    if not hasattr(params, "named_parameters"):
-        raise TypeError(f"params is a {type(params).__name__}; expected a torch module for rules={OWN!r}")
-    if dtype is not None:
-        raise ValueError(f"dtype={dtype!r} with rules={OWN!r}; expected a module that has this dtype")
-
-
 def _init_own(
     module: Any,
+    rules: Rules,
     seed: int,
+    dtype: Any,
     device: str | None,
     backend: str | None,
     threads: int | None,
     progress: Reported,
 ) -> Report:
-    """Draw a torch module by its own code."""
+    """Draw a torch module, of which some tensors start as its own code says."""
+    if not hasattr(module, "named_parameters"):
+        raise TypeError(f"params is a {type(module).__name__}; expected a torch module for the rule {own!r}")
+    if dtype is not None:
+        raise ValueError(f"dtype={dtype!r} with the rule {own!r}; expected a module that has this dtype")
     from initium.recording.module_tensors import tensors_of
     from initium.recording.own import Own
 
-    own = Own.of(module, seed, device, threads)
-    made = plan(own.jobs(), seed)
+    prepared = Own.of(module, rules, seed, device, threads)
+    made = plan(prepared.jobs(), seed)
     begin = time.perf_counter()
     run_plan(made, backend=backend, threads=threads, progress=progress)
-    own.finish()
+    prepared.finish()
     seconds = time.perf_counter() - begin
-    done = tuple(_OwnDone(start, own.tensors[name]) for name, start in own.starts.items())
+    done = tuple(_OwnDone(a, prepared.starts[a.name], prepared.tensors[a.name]) for a in prepared.assignments)
     return Report(tensors_of(module), seed, seconds, sum(d.nbytes for d in done), done)
 
 
@@ -309,10 +311,11 @@ def plan_model(
     [('fc.weight', 'normal(0, 0.02)')]
     """
     seed = check_seed(seed)
-    if isinstance(rules, str):
-        raise ValueError(f"rules={rules!r}; expected rules or an initializer (init_model takes {OWN!r})")
-    with _no_collections:
-        return plan((d.job() for d in _prepare(params, rules, dtype, device) if d.writes), seed)
+    ordered = Rules.of(rules)
+    if ordered.use_own:
+        raise ValueError(f"plan_model does not take the rule {own!r}; expected init_model")
+    with no_collections:
+        return plan((d.job() for d in _prepare(params, ordered, dtype, device) if d.writes), seed)
 
 
 @in_default_mode
@@ -345,44 +348,6 @@ def run_plan(
     with reporter(progress, "weights") as report:
         run(plan, backend, threads, None if report is None else lambda units: report(units, plan.units))
     mark_as_written(job.destination for job in plan.jobs)
-
-
-class _CollectorPause:
-    """Disables Python's cyclic garbage collector while this context is active in any thread.
-
-    A plan makes many objects and no cycles. Each time enough objects were made, the collector searches for
-    cycles, sometimes among the objects of all libraries.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._within = 0
-        self._was_enabled = False
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._within:
-                self._was_enabled = gc.isenabled()
-                gc.disable()
-            self._within += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._within -= 1
-            if not self._within and self._was_enabled:
-                gc.enable()
-
-    def reset_after_fork(self) -> None:
-        """Enable the collector again in a child process, which lacks the threads that disabled it."""
-        if self._within and self._was_enabled:
-            gc.enable()
-        self.__init__()  # type: ignore[misc]
-
-
-_no_collections = _CollectorPause()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_no_collections.reset_after_fork)
 
 
 def _described_by_modules(params: Any) -> tuple[Mapping[str, Any], Mapping[str, ModuleParameter]]:

@@ -21,7 +21,7 @@ from initium.initializers.catalogue import MAKERS
 from initium.layouts import Fans, Layout, LayoutLike
 from initium.models.architecture import Architecture
 from initium.recipes.formulas import evaluate, names, substitute
-from initium.recipes.rules import Assignment, Rule, Rules, Skip, match, skip
+from initium.recipes.rules import Assignment, Own, Rule, Rules, Skip, match, skip
 
 __all__ = [
     "FANS",
@@ -212,7 +212,7 @@ class LayerRule(Rule):
 
         return of_some_layer
 
-    def initializer_for(self, name: str) -> Initializer | Skip:
+    def initializer_for(self, name: str) -> Initializer | Skip | Own:
         """Return the initializer of the layer in the name."""
         layer = layer_of(name)
         assert layer is not None

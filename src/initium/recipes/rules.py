@@ -18,6 +18,7 @@ from initium.models.architecture import Parametrized
 __all__ = [
     "Assignment",
     "Matched",
+    "Own",
     "Rule",
     "Rules",
     "RulesLike",
@@ -26,6 +27,7 @@ __all__ = [
     "UnusedRuleWarning",
     "assign",
     "match",
+    "own",
     "skip",
 ]
 
@@ -64,6 +66,32 @@ skip = Skip()
 
 
 @dataclass(frozen=True)
+class Own:
+    """In place of an initializer: start a tensor as the model's own code says.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import initium as ini
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    >>> report = ini.init_model(model, {"0.weight": ini.Orthogonal(), "*": ini.own}, seed=7)
+    >>> print(report)
+    0.weight  (4, 3)  float32  0.weight  orthogonal(1)
+    0.bias  (4,)  float32  *  uniform(-0.57735, 0.57735)
+    1.weight  (4,)  float32  *  constant(1)
+    1.bias  (4,)  float32  *  constant(0)
+    4 parameters, 96 bytes, ... s, seed 7
+    """
+
+    def __repr__(self) -> str:
+        return "own"
+
+
+#: In place of an initializer: start the tensors that match as the model's own code says.
+own = Own()
+
+
+@dataclass(frozen=True)
 class Rule:
     """A pattern and its initializer.
 
@@ -73,7 +101,7 @@ class Rule:
         A glob for the whole name (``*`` also matches dots), or a compiled regular expression that may match
         anywhere in the name.
     initializer
-        An initializer, or `skip`.
+        An initializer, `skip` or `own`.
     optional
         Whether there is no warning if the rule matches no tensor, as for rules that are for many models.
     """
@@ -82,7 +110,7 @@ class Rule:
     is_fixed: ClassVar[bool] = True
 
     pattern: str | re.Pattern[str]
-    initializer: Initializer | Skip
+    initializer: Initializer | Skip | Own
     optional: bool = False
 
     def __post_init__(self) -> None:
@@ -90,10 +118,10 @@ class Rule:
             raise TypeError(f"pattern={self.pattern!r}; expected a glob or a compiled regular expression")
         if isinstance(self.pattern, re.Pattern) and not isinstance(self.pattern.pattern, str):
             raise TypeError(f"pattern={self.pattern!r} matches bytes; expected a regular expression of str")
-        if not isinstance(self.initializer, (Initializer, Skip)):
+        if not isinstance(self.initializer, (Initializer, Skip, Own)):
             raise TypeError(
                 f"initializer={self.initializer!r} of pattern {self.label!r} has no resolve(shape); "
-                "expected an initializer or skip"
+                "expected an initializer, skip or own"
             )
 
     @property
@@ -107,12 +135,12 @@ class Rule:
             return re.compile(fnmatch.translate(self.pattern)).match
         return self.pattern.search
 
-    def initializer_for(self, name: str) -> Initializer | Skip:
+    def initializer_for(self, name: str) -> Initializer | Skip | Own:
         """Return the initializer for a tensor that matches; equal tensors get the same object."""
         return self.initializer
 
 
-RulesLike: TypeAlias = "Rules | Mapping[Any, Any] | Iterable[tuple[Any, Any]] | Initializer"
+RulesLike: TypeAlias = "Rules | Mapping[Any, Any] | Iterable[tuple[Any, Any]] | Initializer | Own | str"
 
 
 @dataclass(frozen=True)
@@ -129,19 +157,36 @@ class Rules:
 
     rules: tuple[Rule, ...]
 
+    @property
+    def use_own(self) -> bool:
+        """Whether a rule leaves tensors to the model's own code."""
+        return any(isinstance(rule.initializer, Own) for rule in self.rules)
+
     @classmethod
     def of(cls, rules: RulesLike) -> Rules:
-        """Make rules from a mapping, from pairs of (pattern, initializer), or from one initializer."""
+        """Make rules from a mapping, from pairs of (pattern, initializer), or from one initializer.
+
+        ``"own"`` is one rule for all tensors, as `own` is.
+        """
         if isinstance(rules, Rules):
             return rules
-        if isinstance(rules, (Initializer, Skip)):
+        if isinstance(rules, (Initializer, Skip, Own)):
             return cls((Rule("*", rules),))
+        if isinstance(rules, str):
+            if rules != repr(own):
+                raise ValueError(f"rules={rules!r}; expected rules, an initializer or {repr(own)!r}")
+            return cls((Rule("*", own),))
         pairs = rules.items() if isinstance(rules, Mapping) else rules
         try:
-            made = tuple(pair if isinstance(pair, Rule) else Rule(*pair) for pair in pairs)
+            made = tuple(pair if isinstance(pair, Rule) else _rule(*pair) for pair in pairs)
         except TypeError as error:
             raise TypeError(f"rules={rules!r}: {error}; expected pairs of (pattern, initializer)") from None
         return cls(made)
+
+
+def _rule(pattern: Any, initializer: Any) -> Rule:
+    is_own = isinstance(initializer, str) and initializer == repr(own)
+    return Rule(pattern, own if is_own else initializer)
 
 
 class Assignment(NamedTuple):
@@ -158,13 +203,13 @@ class Assignment(NamedTuple):
     layout
         The layout of the tensor; None if it is not known.
     fill
-        The distribution; None if the tensor is skipped.
+        The distribution; None if the tensor is skipped, or starts as the model's own code says.
     """
 
     name: str
     shape: tuple[int, ...]
     rule: Rule
-    initializer: Initializer | Skip
+    initializer: Initializer | Skip | Own
     layout: Layout | None
     fill: Fill | None
 
@@ -268,7 +313,7 @@ def _by_name(
 def _check_computed(name: str, rule: Rule, computed: Parametrized) -> None:
     """Raise if a rule for a weight matches a tensor from which a parametrization computes the weight."""
     weight, method = computed
-    if not isinstance(rule.initializer, Skip) and rule.matcher()(weight):
+    if not isinstance(rule.initializer, (Skip, Own)) and rule.matcher()(weight):
         raise ValueError(
             f"tensor {name!r}, rule {rule.label!r}: {method} computes {weight!r} from this tensor, so the "
             "weight would not have the distribution of the rule; expected a call before the parametrization, "
@@ -300,9 +345,13 @@ def assign(
 
 
 def _resolve(
-    rule: Rule, initializer: Initializer | Skip, name: str, shape: tuple[int, ...], layout: Layout | None
+    rule: Rule,
+    initializer: Initializer | Skip | Own,
+    name: str,
+    shape: tuple[int, ...],
+    layout: Layout | None,
 ) -> Fill | None:
-    if isinstance(initializer, Skip):
+    if isinstance(initializer, (Skip, Own)):
         return None
     try:
         return initializer.resolve(shape, layout)

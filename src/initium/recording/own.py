@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from initium.backends.run import run
+from initium.fills.base import Fill
+from initium.layouts import Layout
+from initium.models.torch_modules import parameters_of
 from initium.planning.jobs import Job
 from initium.planning.plan import plan
-from initium.recording.laws.start import Start
+from initium.recipes.rules import Assignment, Rules, Skip, assign
+from initium.recording.laws.start import Piece, Start
 from initium.recording.laws.starts import starts_of
 from initium.recording.module_tensors import replace_tensors, tensors_of
 from initium.recording.tape.recorder import RecordingError, recording, tape_of
@@ -175,8 +180,10 @@ class Own:
     ----------
     module
         The module.
+    assignments
+        The rule of each tensor.
     starts
-        How each tensor starts.
+        How each tensor starts: by its own code, or by a rule. A tensor that is skipped has no pieces.
     tensors
         The memory to write, by name: the tensors of the module, or new ones for those on the meta device.
     values
@@ -184,26 +191,32 @@ class Own:
     """
 
     module: nn.Module
+    assignments: Sequence[Assignment]
     starts: Mapping[str, Start]
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, module: nn.Module, seed: int, device: str | None, threads: int | None) -> Own:
+    def of(cls, module: nn.Module, rules: Rules, seed: int, device: str | None, threads: int | None) -> Own:
         """Prepare to draw a module; nothing of it is written.
 
         Raises
         ------
         RecordingError
-            See `own_starts`.
+            See `own_starts`; or if a tensor is computed from another one that a rule draws.
         ValueError
-            If a tensor that has memory is not on `device`.
+            If a tensor that has memory is not on `device`, or one that has none is skipped, or if the rules
+            do not fit the module.
         """
-        starts = own_starts(module)
-        given = tensors_of(module)
+        own, given = own_starts(module), tensors_of(module)
         for name, tensor in given.items():
             if device is not None and not tensor.is_meta and not _is_on(tensor, device):
                 raise ValueError(f"params[{name!r}] is on device {tensor.device}; expected device={device}")
+        assignments = _assigned(module, own, rules)
+        starts = _changed(own, assignments)
+        for a in assignments:
+            if isinstance(a.initializer, Skip) and given[a.name].is_meta and starts[a.name].tied_to is None:
+                raise ValueError(f"params[{a.name!r}] has no memory to be skipped; expected a rule")
 
         def draw(jobs: list[Job]) -> None:
             run(plan(jobs, seed), threads=threads)
@@ -213,7 +226,7 @@ class Own:
         tensors = {
             name: memory.tensor(tensor) if tensor.is_meta else tensor for name, tensor in given.items()
         }
-        return cls(module, starts, tensors, values)
+        return cls(module, assignments, starts, tensors, values)
 
     def jobs(self) -> Iterator[Job]:
         """Yield the jobs that draw what needs no program."""
@@ -229,6 +242,63 @@ class Own:
                 distinct = tuple(slice(0, 1) if step == 0 else slice(None) for step in target.stride())
                 target[distinct].copy_(values[distinct])
         replace_tensors(self.module, self.tensors)
+
+
+def _assigned(module: nn.Module, starts: Mapping[str, Start], rules: Rules) -> list[Assignment]:
+    """Return the rule of each tensor of a module."""
+    known = parameters_of(module)
+    layouts = {name: parameter.layout for name, parameter in known.items() if parameter.layout is not None}
+    computed = {name: p.parametrized for name, p in known.items() if p.parametrized is not None}
+    return assign({name: start.shape for name, start in starts.items()}, rules, layouts, computed)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """An initializer with a fill that is known already."""
+
+    fill: Fill
+
+    def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> Fill:
+        """Return the fill."""
+        return self.fill
+
+
+def _changed(starts: Mapping[str, Start], assignments: Sequence[Assignment]) -> dict[str, Start]:
+    """Return how tensors start where rules replace the model's own code."""
+    ruled = {
+        a.name
+        for a in assignments
+        if starts[a.name].tied_to is None and (a.fill is not None or isinstance(a.initializer, Skip))
+    }
+    changed = {}
+    for assignment in assignments:
+        name, start = assignment.name, starts[assignment.name]
+        if start.tied_to is not None:
+            changed[name] = start
+        elif assignment.fill is not None:
+            box = tuple((0, extent) for extent in start.shape)
+            piece = Piece(box, start.shape, _Given(assignment.fill), name)
+            changed[name] = replace(start, pieces=(piece,) if 0 not in start.shape else (), program=None)
+        elif isinstance(assignment.initializer, Skip):
+            changed[name] = replace(start, pieces=(), program=None)
+        else:
+            changed[name] = _apart(start, ruled)
+    return changed
+
+
+def _apart(start: Start, ruled: AbstractSet[str]) -> Start:
+    """Return a start whose streams are not those of tensors that rules draw."""
+    if start.program is not None:
+        for other in {stream.partition("#")[0] for stream in start.program.names.values()} & ruled:
+            raise RecordingError(
+                f"{start.name} is computed from {other}, which has a rule; "
+                f"expected a rule for {start.name} too"
+            )
+    pieces = (
+        replace(piece, name=start.name) if piece.name in ruled and piece.name != start.name else piece
+        for piece in start.pieces
+    )
+    return replace(start, pieces=tuple(pieces))
 
 
 class _Memory:
