@@ -5,7 +5,7 @@ A model of it builds in a second or so, and holds every kind of tensor that the 
 
 The rules are general. They look at the names and values of settings, in a configuration and all that it contains:
 
-- Layers: of each list of layers, one of each kind stays, and two layers at least and four at most.
+- Layers: of each list of layers, two of each kind stay, and four layers at most.
   The kind of a layer is what the lists of the configuration say about it, for example ``layer_types``.
 - Stages of a pyramid (``depths``) all stay, with two blocks each at most.
 - Widths are divided by one power of two, the same in the whole configuration. So equal widths stay equal, and a
@@ -15,12 +15,15 @@ The rules are general. They look at the names and values of settings, in a confi
 - Images, patches, windows, kernels and strides do not change, for their sizes depend on one another.
 
 The divisor begins with the largest power of two that leaves the smallest width at `WIDTH` or above, and is halved until
-a model builds on the device ``meta``. `EXCEPTIONS` holds what the rules cannot know.
+a model builds on the device ``meta``. It is doubled instead if that model has more than `ELEMENTS` values.
+`MISSING` and `EXCEPTIONS` hold what the rules cannot know.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import importlib
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,6 +33,7 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import model_type_to_module_name
 
 WIDTH = 48
 VOCABULARY = 512
@@ -37,11 +41,15 @@ POSITIONS = 128
 EXPERTS = 4
 BLOCKS = 2
 LAYERS = 4
+MOST_DOUBLINGS = 5
 ELEMENTS = 20_000_000
+
+ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 
 _LAYERS = re.compile(
     r"^(.*_)?(num_hidden_layers|hidden_layers|n_layers?|num_layers|layers|num_encoder_layers|num_decoder_layers"
-    r"|encoder_layers|decoder_layers|depth|num_blocks|num_layer|decoder_num_layers|resampler_depth)$"
+    r"|encoder_layers|decoder_layers|depth|num_blocks|num_layer|decoder_num_layers|resampler_depth"
+    r"|num_self_attends_per_block)$"
 )
 _NOT_LAYERS = re.compile(r"(conv|feat_extract|adapter|postnet|predictor|lstm|residual|kv_shared|window_layers)")
 _STAGES = re.compile(
@@ -59,14 +67,14 @@ _POSITIONS = re.compile(
 _EXPERTS = re.compile(r"(num_experts|n_routed_experts|num_local_experts|moe_num_experts|num_routed_experts)$")
 _CHOSEN = re.compile(r"(num_experts_per_tok|experts_top_?k|moe_top_?k|moe_k|top_k_experts|num_experts_per_token|topk)$")
 _WIDTH = re.compile(
-    r"(hidden|embed|dim|dims|intermediate|channels?|width|widths|d_model|d_ff|d_kv|d_head|d_inner|ffn|proj|rank"
+    r"(hidden|embd?|emb_|dim|dims|intermediate|channels?|width|widths|d_model|d_ff|d_kv|d_head|d_inner|ffn|proj|rank"
     r"|units|planes|filters|feature_sizes?|kv_channels|dff|projection|pooler_output_size|expand_size|state_size"
-    r"|inner|feat_size|spatial_tuning|linear_units|num_pos_feats|nhid|scale$)"
+    r"|inner|feat_size|spatial_tuning|linear_units|num_pos_feats|nhid|scale$|d_latents|upsample_groups)"
 )
 _MAIN = re.compile(r"^(hidden_size|d_model|n_embd|dim|embed_dim|hidden_sizes|embed_dims|dims|emb_dim|model_dim)$")
 _NOT_WIDTH = re.compile(
     r"(layers?$|heads?$|image|patch_size|window|kernel|stride|ratio|rate|act|num_channels|in_chans|audio_channels|mel"
-    r"|token|vocab|embeddings|groups?$|factor|mult|expand$|id$|_ids|index|indices|dropout|drop|bins|buckets|types?$"
+    r"|token|vocab|embeddings|pos_emb|(?<!upsample_)groups?$|factor|mult|expand$|id$|_ids|index|indices|dropout|drop|bins|buckets|types?$"
     r"|num_embeds|num_embeddings|_std|length|size_per_head$|label|num_hidden|hidden_layers|levels|bandwidth|prob)"
 )
 _INDICES = re.compile(r"(ind(ex|exes|ices)|idxs?|layers|layer_ids|hook_ids|return_idx|attn_layers)$")
@@ -82,8 +90,103 @@ _CAPS = {
     "mamba_n_groups": 1,
 }
 
-# Settings of single types, as (path, value); they come after the rules.
-EXCEPTIONS: dict[str, dict[str, Any]] = {}
+INTRACLASS = {
+    "reduce_channel": [1, 1, 0],
+    "return_channel": [1, 1, 0],
+    "vertical_long_to_small_conv_longratio": [[7, 1], [1, 1], [3, 0]],
+    "vertical_long_to_small_conv_midratio": [[5, 1], [1, 1], [2, 0]],
+    "vertical_long_to_small_conv_shortratio": [[3, 1], [1, 1], [1, 0]],
+    "horizontal_small_to_long_conv_longratio": [[1, 7], [1, 1], [0, 3]],
+    "horizontal_small_to_long_conv_midratio": [[1, 5], [1, 1], [0, 2]],
+    "horizontal_small_to_long_conv_shortratio": [[1, 3], [1, 1], [0, 1]],
+    "symmetric_conv_long_longratio": [[7, 7], [1, 1], [3, 3]],
+    "symmetric_conv_long_midratio": [[5, 5], [1, 1], [2, 2]],
+    "symmetric_conv_long_shortratio": [[3, 3], [1, 1], [1, 1]],
+}
+INDEXER = {"budget": 1024, "compress_ratio": 16, "n_heads": 4, "kv_heads": 4, "head_dim": 128}
+
+# Arguments without which the default configuration of a type does not pass its own checks.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "gemma4_assistant": {
+        "text_config": {
+            "model_type": "gemma4_text",
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+            "num_kv_shared_layers": 0,
+        }
+    },
+}
+
+# Types whose base model takes another type's configuration.
+CLASSES = {
+    "musicgen": "MusicgenForConditionalGeneration",
+    "musicgen_melody": "MusicgenMelodyForConditionalGeneration",
+}
+
+# Settings that the default configuration of a type lacks or has wrong, so that it builds no model. They come before the
+# rules, and are of the full size.
+MISSING: dict[str, dict[str, Any]] = {
+    "autoformer": {"prediction_length": 24, "context_length": 24},
+    "aya_vision": {"vision_config.num_attention_heads": 12},
+    "chameleon": {"vocabulary_map": {"<image>": 4}},
+    "cohere_compass": {"text_config.rope_parameters": {"full_attention": dict(ROPE), "sliding_attention": dict(ROPE)}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": dict(ROPE), "sliding_attention": dict(ROPE)}},
+    "dbrx": {"attn_config.rope_theta": 10_000.0},
+    "deepseek_ocr2": {
+        "text_config.mlp_layer_types": ["dense"] + ["sparse"] * 31,
+        "text_config.moe_intermediate_size": 1408,
+        "text_config.num_experts_per_tok": 6,
+        "text_config.n_group": 1,
+        "text_config.topk_group": 1,
+    },
+    "diffusion_gemma": {
+        "text_config.num_experts": 8,
+        "text_config.top_k_experts": 2,
+        "text_config.moe_intermediate_size": 1024,
+    },
+    "dots1": {
+        "n_routed_experts": 128,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 6,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.0,
+    },
+    "emu3": {"vocabulary_map": {"<image>": 4, "<|extra_200|>": 5, "<|image token|>": 6}},
+    "ernie4_5_vl_moe": {
+        "text_config.hidden_size": 2048,
+        "text_config.num_attention_heads": 1,
+        "text_config.num_key_value_heads": 1,
+    },
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "granite4_vision": {"deepstack_layer_map": [[-1, 0], [-2, 1]], "downsample_rate": "4/8"},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128, "num_experts": 16, "moe_topk": 1},
+    "hunyuan_vl": {"text_config.head_dim": 128},
+    "hunyuan_vl_text": {"head_dim": 128},
+    "informer": {"prediction_length": 24, "context_length": 24},
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"] * 8},
+    "ministral": {"head_dim": 128},
+    "moonshine_streaming": {"num_key_value_heads": 8, "attention_dropout": 0.0, "attention_bias": False},
+    "nemotron": {"num_key_value_heads": 8},
+    "pp_ocrv5_server_det": {"intraclass_block_config": INTRACLASS, "kernel_list": [3, 2, 2]},
+    "pp_ocrv6_medium_det": {"intraclass_block_config": INTRACLASS},
+    "qwen3_omni_moe": {
+        "talker_config.text_config.shared_expert_intermediate_size": 768,
+        "talker_config.spatial_merge_size": 2,
+    },
+    "qwen4_exp": {f"text_config.indexer_{k}": v for k, v in INDEXER.items()},
+    "qwen4_exp_text": {f"indexer_{k}": v for k, v in INDEXER.items()},
+    "t5gemma2_encoder": {"text_config.dropout_rate": 0.0},
+    "time_series_transformer": {"prediction_length": 24, "context_length": 24},
+    "vitmatte": {"fusion_hidden_sizes": [256, 128, 64, 32], "convstream_hidden_sizes": [48, 96, 192]},
+}
+
+# Settings of single types that come after the rules.
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "cvt": {"depth": (1, 2, 3)},
+}
 
 
 def model_types() -> list[str]:
@@ -95,8 +198,12 @@ def model_class(model_type: str) -> type[transformers.PreTrainedModel]:
     """Return the class that builds a model type: the base model, or else the first automatic class that has one."""
     for names in _mappings():
         if model_type in names:
-            name = names[model_type]
-            return getattr(transformers, name if isinstance(name, str) else name[0])
+            name = names[model_type] if isinstance(names[model_type], str) else names[model_type][0]
+            name = CLASSES.get(model_type, name)
+            if hasattr(transformers, name):
+                return getattr(transformers, name)
+            folder = model_type_to_module_name(model_type)
+            return getattr(importlib.import_module(f"transformers.models.{folder}.modeling_{folder}"), name)
     raise ValueError(f"model_type={model_type!r} is unknown; expected one of `model_types()`")
 
 
@@ -126,24 +233,43 @@ def shrunk(model_type: str) -> PreTrainedConfig:
     Exception
         What the type's own code raises, if no divisor of the widths gives a model: a missing package, for example.
     """
-    with _quiet():
-        divisor = _first_divisor(AutoConfig.for_model(model_type))
-        while True:
+    with quiet():
+        first = _first_divisor(_with_divisor(model_type, 1))
+        halves = [first >> i for i in range(first.bit_length())]
+        doubles = [first << i for i in range(1, MOST_DOUBLINGS + 1)]
+        best: tuple[int, PreTrainedConfig] | None = None
+        failure: Exception | None = None
+        for divisor in halves + doubles:
+            if divisor < first and best is not None:
+                continue
             try:
                 config = _with_divisor(model_type, divisor)
-                with torch.device("meta"):
-                    model_class(model_type)._from_config(config)
-            except Exception:
-                if divisor == 1:
-                    raise
-                divisor //= 2
-            else:
-                return config
+                elements = _elements(model_type, config)
+            except Exception as error:  # noqa: BLE001 - any type's own code fails in any way
+                failure = failure or error
+                if divisor > first and best is None:
+                    break
+                continue
+            if best is None or elements < best[0]:
+                best = (elements, config)
+            if best[0] <= ELEMENTS:
+                break
+        if best is None:
+            assert failure is not None
+            raise failure
+        return best[1]
+
+
+def _elements(model_type: str, config: PreTrainedConfig) -> int:
+    """Return the number of values in all parameters of a model."""
+    with torch.device("meta"):
+        model = model_class(model_type)._from_config(config)
+    return sum(p.numel() for p in model.parameters())
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings of configurations and models."""
+def quiet() -> Iterator[None]:
+    """Leave out the warnings of configurations and models."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
@@ -156,16 +282,22 @@ def _quiet() -> Iterator[None]:
 
 def _with_divisor(model_type: str, divisor: int) -> PreTrainedConfig:
     """The default configuration, shrunk with a divisor of the widths."""
-    config = AutoConfig.for_model(model_type)
+    config = AutoConfig.for_model(model_type, **copy.deepcopy(ARGUMENTS.get(model_type, {})))
+    _set_all(config, MISSING.get(model_type, {}))
     for part in _parts(config):
         _shrink_part(part, divisor)
-    for path, value in EXCEPTIONS.get(model_type, {}).items():
+    _set_all(config, EXCEPTIONS.get(model_type, {}))
+    return config
+
+
+def _set_all(config: PreTrainedConfig, settings: dict[str, Any]) -> None:
+    """Set settings that paths name, such as ``text_config.head_dim``."""
+    for path, value in settings.items():
         *owners, name = path.split(".")
         part = config
         for owner in owners:
             part = getattr(part, owner)
-        _set(part, name, value)
-    return config
+        _set(part, name, copy.deepcopy(value))
 
 
 def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
@@ -193,13 +325,25 @@ def _first_divisor(config: PreTrainedConfig) -> int:
 def _shrink_part(part: PreTrainedConfig, divisor: int) -> None:
     """Shrink the settings of one configuration in place."""
     old = dict(vars(part))
+    spec = vars(part).pop("_heterogeneity_spec", None)
     stages = {len(v) for k, v in old.items() if _STAGES.search(k) and isinstance(v, list | tuple)}
     kept = _kept_layers(old, stages)
     sizes = {k: v for k, v in old.items() if _VOCABULARY.search(k) and _is_int(v) and v > 2 * VOCABULARY}
     for name, value in old.items():
+        if name == "_heterogeneity_spec" or isinstance(value, PreTrainedConfig):
+            continue
         new = _new_setting(name, value, divisor, stages, kept, bool(sizes))
         if new != value:
             _set(part, name, new)
+    if spec:
+        layers = kept[old["num_hidden_layers"]]
+        part.per_layer_config = {
+            layers.index(layer): {
+                k: _new_setting(k, v, divisor, stages, kept, bool(sizes)) for k, v in settings.items()
+            }
+            for layer, settings in spec.per_layer_overrides.items()
+            if layer in layers
+        }
     if "stage_names" in old and old["stage_names"]:
         _shrink_stage_names(part, old, stages)
 
@@ -209,12 +353,14 @@ def _is_int(value: object) -> bool:
 
 
 def _kept_layers(old: dict[str, Any], stages: set[int]) -> dict[int, list[int]]:
-    """For each number of layers in a configuration, the layers that stay: one of each kind."""
+    """For each number of layers in a configuration, the layers that stay: two of each kind."""
     kept = {}
+    spec = old.get("_heterogeneity_spec")
+    overrides = spec.per_layer_overrides if spec else {}
     for name, count in old.items():
         if not (_is_layers(name, count) and count > BLOCKS and count not in stages):
             continue
-        kinds: dict[str, int] = {}
+        kinds: dict[str, list[int]] = {}
         for layer in range(count):
             said = []
             for k, v in old.items():
@@ -224,12 +370,10 @@ def _kept_layers(old: dict[str, Any], stages: set[int]) -> dict[int, list[int]]:
                     said.append(repr(v[layer]))
                 elif _is_indices(k, v) and "out_" not in k and k not in ("return_idx", "vision_feature_layer"):
                     said.append(str(layer in v))
-            kinds.setdefault("|".join(said), layer)
-        first = sorted(kinds.values())[:LAYERS]
-        for layer in range(count):
-            if len(first) < BLOCKS and layer not in first:
-                first.append(layer)
-        kept[count] = sorted(first)
+            said.append(repr(overrides.get(layer)))
+            kinds.setdefault("|".join(said), []).append(layer)
+        turns = [layers[turn] for turn in range(BLOCKS) for layers in kinds.values() if turn < len(layers)]
+        kept[count] = sorted(turns[: max(LAYERS, BLOCKS)])
     return kept
 
 
@@ -273,6 +417,8 @@ def _new_setting(
         return min(value, EXPERTS)
     if _CHOSEN.search(name):
         return min(value, 2)
+    if name == "base_channels":  # the models norm in 32 groups
+        return max(min(value, 32), value // divisor)
     if _WIDTH.search(name) and not _NOT_WIDTH.search(name):
         return _divided(value, divisor)
     return value
