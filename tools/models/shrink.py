@@ -1,22 +1,24 @@
 """Small configurations of all model types of transformers.
 
-``shrunk("llama")`` gives the default configuration of a type with few layers, small widths and a small vocabulary.
-A model of it builds in a second or so, and holds every kind of tensor that the model type has.
+``shrunk("llama")`` gives the default configuration of a type, with few layers, small widths and a small
+vocabulary. A model of it builds in less than a second, and has every kind of tensor that the model type
+has.
 
-The rules are general. They look at the names and values of settings, in a configuration and all that it contains:
+The rules are general. They look at names and values of settings, in a configuration and all that it
+contains:
 
-- Layers: of each list of layers, two of each kind stay, and four layers at most.
-  The kind of a layer is what the lists of the configuration say about it, for example ``layer_types``.
+- Layers: of a stack of layers, two of each kind stay, and four layers at most. The kind of a layer is what
+  the lists of the configuration say about it, for example ``layer_types``.
 - Stages of a pyramid (``depths``) all stay, with two blocks each at most.
-- Widths are divided by one power of two, the same in the whole configuration. So equal widths stay equal, and a
-  product of a number of heads and a width stays a product. The numbers of heads do not change.
-- Vocabularies, positions and experts have a largest number. An identifier of a token beyond a vocabulary moves
-  into it.
+- Widths are divided by one power of two, the same in the whole configuration. So equal widths stay equal,
+  and the product of a number of heads and a width stays a product. The numbers of heads do not change.
+- Vocabularies, positions and experts have a largest number. An identifier of a token beyond a vocabulary
+  moves into it.
 - Images, patches, windows, kernels and strides do not change, for their sizes depend on one another.
 
-The divisor begins with the largest power of two that leaves the smallest width at `WIDTH` or above, and is halved until
-a model builds on the device ``meta``. It is doubled instead if that model has more than `ELEMENTS` values.
-`MISSING` and `EXCEPTIONS` hold what the rules cannot know.
+The divisor begins with the largest power of two that leaves the smallest width at `WIDTH` or above. It is
+halved until a model builds on the device ``meta``, and doubled if that model has more than `ELEMENTS`
+values. `MISSING` and `EXCEPTIONS` hold what the rules cannot know.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ _LAYERS = re.compile(
     r"|encoder_layers|decoder_layers|depth|num_blocks|num_layer|decoder_num_layers|resampler_depth"
     r"|num_self_attends_per_block)$"
 )
-_NOT_LAYERS = re.compile(r"(conv|feat_extract|adapter|postnet|predictor|lstm|residual|kv_shared|window_layers)")
+_NOT_LAYERS = re.compile(
+    r"(conv|feat_extract|adapter|postnet|predictor|lstm|residual|kv_shared|window_layers)"
+)
 _STAGES = re.compile(
     r"^(.*_)?(depths|blocks_per_stage|stage_num_blocks|block_sizes|layers_per_stage|num_block_repeats|num_blocks"
     r"|stage_numb_of_layers|depth|num_hidden_layers|layer_depths)$"
@@ -65,13 +69,17 @@ _POSITIONS = re.compile(
     r"(positions|len|length)|context_length|block_size|max_relative_positions?|max_(2d|temporal)_.*embeddings)$"
 )
 _EXPERTS = re.compile(r"(num_experts|n_routed_experts|num_local_experts|moe_num_experts|num_routed_experts)$")
-_CHOSEN = re.compile(r"(num_experts_per_tok|experts_top_?k|moe_top_?k|moe_k|top_k_experts|num_experts_per_token|topk)$")
+_CHOSEN = re.compile(
+    r"(num_experts_per_tok|experts_top_?k|moe_top_?k|moe_k|top_k_experts|num_experts_per_token|topk)$"
+)
 _WIDTH = re.compile(
     r"(hidden|embd?|emb_|dim|dims|intermediate|channels?|width|widths|d_model|d_ff|d_kv|d_head|d_inner|ffn|proj|rank"
     r"|units|planes|filters|feature_sizes?|kv_channels|dff|projection|pooler_output_size|expand_size|state_size"
     r"|inner|feat_size|spatial_tuning|linear_units|num_pos_feats|nhid|scale$|d_latents|upsample_groups)"
 )
-_MAIN = re.compile(r"^(hidden_size|d_model|n_embd|dim|embed_dim|hidden_sizes|embed_dims|dims|emb_dim|model_dim)$")
+_MAIN = re.compile(
+    r"^(hidden_size|d_model|n_embd|dim|embed_dim|hidden_sizes|embed_dims|dims|emb_dim|model_dim)$"
+)
 _NOT_WIDTH = re.compile(
     r"(layers?$|heads?$|image|patch_size|window|kernel|stride|ratio|rate|act|num_channels|in_chans|audio_channels|mel"
     r"|token|vocab|embeddings|pos_emb|(?<!upsample_)groups?$|factor|mult|expand$|id$|_ids|index|indices|dropout|drop|bins|buckets|types?$"
@@ -123,14 +131,18 @@ CLASSES = {
     "musicgen_melody": "MusicgenMelodyForConditionalGeneration",
 }
 
-# Settings that the default configuration of a type lacks or has wrong, so that it builds no model. They come before the
-# rules, and are of the full size.
+# Settings that the default configuration of a type lacks or has wrong, so that it builds no model. They come
+# before the rules, and are of the full size.
 MISSING: dict[str, dict[str, Any]] = {
     "autoformer": {"prediction_length": 24, "context_length": 24},
     "aya_vision": {"vision_config.num_attention_heads": 12},
     "chameleon": {"vocabulary_map": {"<image>": 4}},
-    "cohere_compass": {"text_config.rope_parameters": {"full_attention": dict(ROPE), "sliding_attention": dict(ROPE)}},
-    "cohere_compass_text": {"rope_parameters": {"full_attention": dict(ROPE), "sliding_attention": dict(ROPE)}},
+    "cohere_compass": {
+        "text_config.rope_parameters": {"full_attention": dict(ROPE), "sliding_attention": dict(ROPE)}
+    },
+    "cohere_compass_text": {
+        "rope_parameters": {"full_attention": dict(ROPE), "sliding_attention": dict(ROPE)}
+    },
     "dbrx": {"attn_config.rope_theta": 10_000.0},
     "deepseek_ocr2": {
         "text_config.mlp_layer_types": ["dense"] + ["sparse"] * 31,
@@ -195,7 +207,7 @@ def model_types() -> list[str]:
 
 
 def model_class(model_type: str) -> type[transformers.PreTrainedModel]:
-    """Return the class that builds a model type: the base model, or else the first automatic class that has one."""
+    """Return the class of a model type: of the base model, or else of the first mapping that has one."""
     for names in _mappings():
         if model_type in names:
             name = names[model_type] if isinstance(names[model_type], str) else names[model_type][0]
@@ -208,7 +220,7 @@ def model_class(model_type: str) -> type[transformers.PreTrainedModel]:
 
 
 def _mappings() -> Iterator[dict[str, Any]]:
-    """All tables from a model type to names of classes, the base models first."""
+    """Return all tables from a model type to names of classes, the base models first."""
     yield modeling_auto.MODEL_MAPPING_NAMES
     for name in sorted(vars(modeling_auto)):
         if re.fullmatch(r"MODEL_.*_MAPPING_NAMES", name):
@@ -231,7 +243,7 @@ def shrunk(model_type: str) -> PreTrainedConfig:
     Raises
     ------
     Exception
-        What the type's own code raises, if no divisor of the widths gives a model: a missing package, for example.
+        What the type's own code raises if no divisor gives a model, for example for a missing package.
     """
     with quiet():
         first = _first_divisor(_with_divisor(model_type, 1))
@@ -281,7 +293,7 @@ def quiet() -> Iterator[None]:
 
 
 def _with_divisor(model_type: str, divisor: int) -> PreTrainedConfig:
-    """The default configuration, shrunk with a divisor of the widths."""
+    """Return the default configuration, shrunk with a divisor of the widths."""
     config = AutoConfig.for_model(model_type, **copy.deepcopy(ARGUMENTS.get(model_type, {})))
     _set_all(config, MISSING.get(model_type, {}))
     for part in _parts(config):
@@ -301,7 +313,7 @@ def _set_all(config: PreTrainedConfig, settings: dict[str, Any]) -> None:
 
 
 def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    """A configuration and all configurations in it."""
+    """Return a configuration and all configurations in it."""
     yield config
     for value in list(vars(config).values()):
         if isinstance(value, PreTrainedConfig):
@@ -309,7 +321,7 @@ def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 
 
 def _first_divisor(config: PreTrainedConfig) -> int:
-    """The largest power of two that leaves the smallest main width at `WIDTH` or above."""
+    """Return the largest power of two that leaves the smallest main width at `WIDTH` or above."""
     widths = [
         w
         for part in _parts(config)
@@ -344,7 +356,7 @@ def _shrink_part(part: PreTrainedConfig, divisor: int) -> None:
             for layer, settings in spec.per_layer_overrides.items()
             if layer in layers
         }
-    if "stage_names" in old and old["stage_names"]:
+    if old.get("stage_names"):
         _shrink_stage_names(part, old, stages)
 
 
@@ -353,7 +365,7 @@ def _is_int(value: object) -> bool:
 
 
 def _kept_layers(old: dict[str, Any], stages: set[int]) -> dict[int, list[int]]:
-    """For each number of layers in a configuration, the layers that stay: two of each kind."""
+    """Return, for each number of layers in a configuration, the layers that stay: two of each kind."""
     kept = {}
     spec = old.get("_heterogeneity_spec")
     overrides = spec.per_layer_overrides if spec else {}
@@ -368,7 +380,9 @@ def _kept_layers(old: dict[str, Any], stages: set[int]) -> dict[int, list[int]]:
                     continue
                 if len(v) == count and not _is_indices(k, v):
                     said.append(repr(v[layer]))
-                elif _is_indices(k, v) and "out_" not in k and k not in ("return_idx", "vision_feature_layer"):
+                elif (
+                    _is_indices(k, v) and "out_" not in k and k not in ("return_idx", "vision_feature_layer")
+                ):
                     said.append(str(layer in v))
             said.append(repr(overrides.get(layer)))
             kinds.setdefault("|".join(said), []).append(layer)
@@ -393,7 +407,7 @@ def _is_indices(name: str, value: Any) -> bool:
 def _new_setting(
     name: str, value: Any, divisor: int, stages: set[int], kept: dict[int, list[int]], vocabulary: bool
 ) -> Any:
-    """The value of a setting after the rules."""
+    """Return the value of a setting after the rules."""
     if isinstance(value, list | tuple):
         return _new_list(name, value, divisor, stages, kept, vocabulary)
     if isinstance(value, dict):
@@ -425,7 +439,7 @@ def _new_setting(
 
 
 def _divided(value: int, divisor: int) -> int:
-    """A width that is divided; small ones do not change."""
+    """Return a width that is divided; small ones do not change."""
     return value // divisor if value >= 32 and value % divisor == 0 else value
 
 
@@ -437,7 +451,7 @@ def _new_list(
     kept: dict[int, list[int]],
     vocabulary: bool,
 ) -> Any:
-    """The value of a setting that is a list or a tuple."""
+    """Return the value of a setting that is a list or a tuple."""
     kind: Callable[[Any], Any] = type(value)
     if name in ("_out_features", "_out_indices", "stage_names"):
         return value
@@ -447,7 +461,11 @@ def _new_list(
         layers = max(kept.values(), key=len)
         places = [layers.index(v) for v in value if v in layers]
         negative = [v for v in value if v < 0]
-        return kind(places + [-1] * bool(negative)) if places or negative or not value else kind([len(layers) - 1])
+        return (
+            kind(places + [-1] * bool(negative))
+            if places or negative or not value
+            else kind([len(layers) - 1])
+        )
     if len(value) in kept and not (_WIDTH.search(name) and len(value) in stages):
         value = kind(value[i] for i in kept[len(value)])
     return kind(_new_setting(name, v, divisor, stages, kept, vocabulary) for v in value)

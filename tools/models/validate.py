@@ -1,10 +1,12 @@
 """Compare each model's own initialisation with itself, by other seeds: no verdict may reject.
 
-Run ``python tools/models/validate.py FOLDER``. It writes one JSON file a model type to the folder and skips those that
-are there, so that a run can be continued. ``--types llama,bert`` takes some types alone. At the end it prints a summary.
+Run ``python tools/models/validate.py FOLDER``. It writes one JSON file a model type to the folder, and
+skips those that are there, so that a run can be continued. ``--types llama,bert`` takes these types alone.
+At the end it prints a summary.
 
-A file holds the verdicts that reject, the smallest p-value, the tensors that the model's own code never writes, and
-whether the model uses the generators of numpy or Python. It holds the error instead where a type builds no model.
+A file holds the verdicts that reject, the smallest p-value, the tensors that the model's own code never
+writes, and whether the model uses the generators of numpy or Python. Where a type builds no model, it holds
+the error.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def validate(model_type: str) -> dict[str, Any]:
 
 
 def foreign_generators(config: Any) -> list[str]:
-    """The generators besides torch's that a model's construction uses, of numpy and Python."""
+    """Return the generators besides torch's that a model's construction uses, of numpy and Python."""
     compare.set_seed(0)
     before = _generators()
     compare.build(config, 0)
@@ -69,7 +71,7 @@ def foreign_generators(config: Any) -> list[str]:
 
 
 def _generators() -> dict[str, str]:
-    """A digest of the state of each generator."""
+    """Return a digest of the state of each generator."""
     states = {"numpy": np.random.get_state(), "random": random.getstate()}  # noqa: NPY002
     return {name: hashlib.sha256(repr(state).encode()).hexdigest() for name, state in states.items()}
 
