@@ -242,9 +242,17 @@ def test_control_names_and_shapes(bert):
     assert WORDS in rejected(compare.compare(theirs, turned))
 
 
+def test_detectable_tensors(bert):
+    theirs, _ = bert
+    shows = compare.detectable(theirs, 5)
+    assert shows[WORDS] and not shows[QUERY]  # two small matrices are not enough
+    assert compare.detectable(theirs, 20)[QUERY]
+    assert not any(name.endswith("bias") for name in shows)
+
+
 @pytest.mark.parametrize("law", ["normal", "uniform"])
 def test_smallest_tensor_that_shows_three_percent(law):
-    """At 99 % power, 20 draws of a tensor of the stated size miss at most three times, but for 1 in 1e5 runs."""
+    """At 99 % power, more than three of 20 draws miss in fewer than 1 in 10,000 runs."""
     rng = np.random.default_rng(6)
     size = compare.smallest(5, power=0.99, law=law)
     draw = {"normal": rng.normal, "uniform": lambda size: rng.uniform(-1, 1, size)}[law]

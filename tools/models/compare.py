@@ -172,12 +172,44 @@ def smallest(
     Examples
     --------
     >>> smallest(5), smallest(5, power=0.99), smallest(5, law="uniform")
-    (10021, 18945, 5853)
+    (9469, 18053, 5530)
     """
     # The mean and the standard deviation of the distance from the median, for a standard deviation of 1.
     mean, spread = {"normal": (0.797885, 0.602810), "uniform": (0.866025, 0.5)}[law]
     z = stats.norm.isf(level / 20) + stats.norm.ppf(power)
     return int(np.ceil(2 * (z * spread / (error * mean)) ** 2 / seeds))
+
+
+def detectable(
+    samples: Samples, seeds: int, error: float = 0.03, level: float = LEVEL, power: float = 0.99
+) -> dict[str, bool]:
+    """Say for each random tensor whether an error of its standard deviation shows.
+
+    An error of a tensor shows if it has enough values, or if all tensors of its group, which then share
+    the error, have enough together.
+
+    Parameters
+    ----------
+    samples : dict
+        The tensors of a model, for two seeds at least.
+    seeds : int
+        The number of seeds that are to be compared.
+    error, level, power : float
+        As for `smallest`, for normal values.
+
+    Returns
+    -------
+    dict
+        The random tensors, without those that are copies of another.
+    """
+    pairs = {name: Pair(name, np.stack(values), np.stack(values)) for name, values in samples.items()}
+    drawn = {name: pair for name, pair in pairs.items() if pair.random.any()}
+    needed = smallest(seeds, error, level, power)
+    counts = {names[0]: int(drawn[names[0]].random.sum()) for names in _equal_in(drawn, "theirs")}
+    groups: dict[tuple[Any, ...], int] = defaultdict(int)
+    for name, count in counts.items():
+        groups[_pattern(drawn[name])] += count
+    return {name: groups[_pattern(drawn[name])] >= needed for name in counts}
 
 
 def compare(
@@ -409,11 +441,16 @@ def _copies(pairs: dict[str, Pair]) -> Verdict:
     )
 
 
+def _pattern(pair: Pair) -> tuple[str, tuple[int, ...]]:
+    """Return what the tensors of a group share: the name without its numbers, and the shape."""
+    return re.sub(r"\d+", "#", pair.name), pair.theirs.shape[1:]
+
+
 def _groups(pairs: dict[str, Pair], level: float) -> list[Verdict]:
     """Make tests of tensors together whose names differ in numbers alone."""
     groups: dict[tuple[Any, ...], list[Pair]] = defaultdict(list)
-    for name, pair in pairs.items():
-        groups[re.sub(r"\d+", "#", name), pair.theirs.shape[1:]].append(pair)
+    for pair in pairs.values():
+        groups[_pattern(pair)].append(pair)
     verdicts = []
     for (pattern, _), members in groups.items():
         if len(members) > 1:
