@@ -222,6 +222,13 @@ def test_control_a_table_of_other_frequencies():
     assert not rejected(compare.compare(theirs, ours, rtol=2e-7))
 
 
+def test_infinities_of_a_mask():
+    theirs = {"mask": [np.triu(np.full((8, 8), -np.inf), 1)] * 5}
+    assert not rejected(compare.compare(theirs, theirs, rtol=1e-6))
+    ours = {"mask": [np.tril(values) for values in theirs["mask"]]}
+    assert rejected(compare.compare(theirs, ours, rtol=1e-6)) == {"mask"}
+
+
 def test_control_a_norm_that_is_none():
     rng = np.random.default_rng(5)
 
