@@ -13,7 +13,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ from initium.initializers.orthogonal import Orthogonal
 from initium.initializers.sparse import Sparse
 from initium.layouts import OUT_IN
 
-__all__ = ["DrawFunction", "intercepted"]
+__all__ = ["Call", "DrawFunction", "calls_intercepted", "intercepted"]
 
 #: What receives a call: the tensor, and the initializer that the call asks for.
 DrawFunction = Callable[[Tensor, Initializer], None]
@@ -77,6 +77,30 @@ class _Function(NamedTuple):
     initializer: Callable[..., Initializer]
 
 
+class Call(NamedTuple):
+    """A call of an intercepted function.
+
+    Attributes
+    ----------
+    name
+        The name of the function.
+    tensor
+        The tensor that it fills.
+    initializer
+        Returns the initializer that the call asks for; raises if there is none.
+    generator
+        The generator that the call names.
+    proceed
+        Does what the call does without this receiver, and returns its result.
+    """
+
+    name: str
+    tensor: Tensor
+    initializer: Callable[[], Initializer]
+    generator: torch.Generator | None
+    proceed: Callable[[], Tensor]
+
+
 _receivers = threading.local()
 _lock = threading.Lock()
 _depth = 0
@@ -98,14 +122,15 @@ def _functions() -> dict[str, _Function]:
 def receive(name: str, *args: Any, **kwargs: Any) -> Tensor:
     """Hand a call of a function of `torch.nn.init` to this thread's receiver; without one, run its own code."""
     entry = _functions()[name]
-    receiver: DrawFunction | None = getattr(_receivers, "active", None)
+    receiver: Callable[[Call], Tensor] | None = getattr(_receivers, "active", None)
     if receiver is None:
         return entry.original(*args, **kwargs)  # type: ignore[no-any-return]
     bound = entry.signature.bind(*args, **kwargs)
     bound.apply_defaults()
-    tensor: Tensor = bound.arguments["tensor"]
-    receiver(tensor, entry.initializer(**bound.arguments))
-    return tensor
+    given = bound.arguments
+    initializer = partial(entry.initializer, **given)
+    proceed = partial(entry.original, *args, **kwargs)
+    return receiver(Call(name, given["tensor"], initializer, given.get("generator"), proceed))
 
 
 # The code that takes the place of each function's own. It uses none of the globals of `torch.nn.init`.
@@ -146,14 +171,30 @@ _CODES = {
 @contextmanager
 def intercepted(receiver: DrawFunction) -> Iterator[None]:
     """Hand this thread's calls of the functions to `receiver` while the context is active."""
+
+    def draw(call: Call) -> Tensor:
+        receiver(call.tensor, call.initializer())
+        return call.tensor
+
+    with calls_intercepted(draw):
+        yield
+
+
+@contextmanager
+def calls_intercepted(receiver: Callable[[Call], Tensor]) -> Iterator[None]:
+    """As `intercepted`, for a receiver that returns the result of the call and may let it proceed."""
     global _depth
     before = getattr(_receivers, "active", None)
+
+    def innermost(call: Call) -> Tensor:
+        return receiver(call if before is None else call._replace(proceed=partial(before, call)))
+
     with _lock:
         _depth += 1
         if _depth == 1:
             for name, entry in _functions().items():
                 entry.function.__code__ = _CODES[name]
-    _receivers.active = receiver
+    _receivers.active = innermost
     try:
         yield
     finally:
