@@ -106,11 +106,17 @@ _lock = threading.Lock()
 _depth = 0
 
 
+#: The functions at the time of the import: later, another library may have put its own in their place.
+_FOUND = {name: getattr(torch.nn.init, name) for name in _FUNCTIONS}
+
+
 @cache
 def _functions() -> dict[str, _Function]:
     found = {}
     for name, initializer in _FUNCTIONS.items():
-        function = getattr(torch.nn.init, name)
+        function = _FOUND[name]
+        if getattr(getattr(function, "__code__", None), "co_filename", None) != torch.nn.init.__file__:
+            continue  # not torch's function; what it calls is received
         original = types.FunctionType(
             function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
         )
@@ -125,7 +131,10 @@ def receive(name: str, *args: Any, **kwargs: Any) -> Tensor:
     receiver: Callable[[Call], Tensor] | None = getattr(_receivers, "active", None)
     if receiver is None:
         return entry.original(*args, **kwargs)  # type: ignore[no-any-return]
-    bound = entry.signature.bind(*args, **kwargs)
+    try:
+        bound = entry.signature.bind(*args, **kwargs)
+    except TypeError:
+        return entry.original(*args, **kwargs)  # type: ignore[no-any-return]  # raises torch's own message
     bound.apply_defaults()
     given = bound.arguments
     initializer = partial(entry.initializer, **given)

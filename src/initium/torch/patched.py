@@ -29,7 +29,7 @@ from initium.planning.jobs import job_of
 from initium.planning.plan import plan
 from initium.recording.interception import Call, calls_intercepted
 from initium.regions.boxes import whole
-from initium.torch.init import fresh_seed
+from initium.torch.seeds import fresh_seed
 
 __all__ = ["patched"]
 
@@ -179,6 +179,11 @@ class _Samplers(TorchDispatchMode):  # type: ignore[misc]
     # Operators of higher order (`torch.cond`) are left to torch, too.
     supports_higher_order_operators = True
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let `torch.compile` compile within the context; compiled code draws as torch compiled it."""
+        return True
+
     def __init__(self, draws: _Draws) -> None:
         super().__init__()
         self._draws = draws
@@ -228,10 +233,12 @@ def _is_traced() -> bool:
 
 @lru_cache(maxsize=256)
 def _is_plain(kind: Any) -> bool:
-    """Return whether operations on a type of tensors are those of torch."""
+    """Return whether a type is one of tensors, and operations on them are those of torch."""
+    if not issubclass(kind, Tensor):
+        return False
     own = getattr(kind.__torch_function__, "__func__", kind.__torch_function__)
     usual = Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl
-    return issubclass(kind, Tensor) and kind.__torch_dispatch__ is Tensor.__torch_dispatch__ and own in usual
+    return kind.__torch_dispatch__ is Tensor.__torch_dispatch__ and own in usual
 
 
 # --- drawing ------------------------------------------------------------------------------------------------
@@ -278,6 +285,7 @@ def _destination(tensor: Tensor) -> Destination | None:
         tensor.dtype not in _DTYPES
         or tensor.device.type not in _DEVICES
         or tensor.layout is not torch.strided
+        or tensor.is_nested
         or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
     ):
         return None
@@ -318,18 +326,13 @@ def _drawn_by_tensors(
     device = next(value.device for value in args if isinstance(value, Tensor))
     if device.type not in _DEVICES or (std.min() < 0 if isinstance(std, Tensor) and std.numel() else False):
         return None
+    out: Tensor | None = kwargs.get("out")
     # The meta device knows the shape and the dtype.
-    options = {key: value for key, value in kwargs.items() if key != "generator"}
-    made = func(*_on_meta(args), **({"out": options["out"].to("meta")} if options else {}))
-    values = torch.empty(made.shape, dtype=made.dtype, device=device)
+    made = _ATEN.normal(*(value.to("meta") if isinstance(value, Tensor) else value for value in args))
+    if out is not None and out.shape != made.shape and out.numel():
+        return None  # an error, or a warning
+    values = torch.empty(made.shape, dtype=made.dtype if out is None else out.dtype, device=device)
     if not draws.fill(values, _normal, (), kwargs.get("generator")):
         return None
     values.mul_(std).add_(mean)
-    if not options:
-        return values
-    out: Tensor = options["out"]
-    return (out if out.shape == values.shape else out.resize_(values.shape)).copy_(values)
-
-
-def _on_meta(values: tuple[Any, ...]) -> list[Any]:
-    return [value.to("meta") if isinstance(value, Tensor) else value for value in values]
+    return values if out is None else out.resize_(values.shape).copy_(values)
