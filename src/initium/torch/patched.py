@@ -37,9 +37,9 @@ __all__ = ["patched"]
 def patched(*, seed: int | None = None) -> _GeneratorContextManager[None]:
     """Let code that draws with torch draw with initium, within a context or in a decorated function.
 
-    It is for code that builds and initialises models: the result is the same model as without the context,
-    from other random values of the same distributions, in less time. Ties, buffers, dtypes, devices, strides,
-    ``requires_grad`` and version counters are those of torch, since torch's code makes the tensors.
+    It is for code that builds and initialises models. The result is the same model as without the context,
+    with other random values of the same distributions. Ties, buffers, dtypes, devices, strides and
+    ``requires_grad`` are those of torch, since torch's code makes the tensors.
 
     initium draws these operations on the CPU and on NVIDIA GPUs, in the dtypes of initium:
 
@@ -50,8 +50,9 @@ def patched(*, seed: int | None = None) -> _GeneratorContextManager[None]:
 
     All others are drawn by torch, with torch's generators: other operations (`bernoulli_`, `exponential_`,
     `randint`, `randperm`, dropout), integer and complex dtypes, sparse and quantised tensors, other devices,
-    meta and fake tensors, tensor subclasses with operations of their own (DTensor), and code that is being
-    traced. Draws of NumPy and of Python's `random` do not change.
+    meta and fake tensors, tensors whose elements share memory, tensor subclasses with operations of their own
+    (DTensor), and code that is traced or compiled by `torch.compile`. NumPy and Python's `random` draw as
+    usual.
 
     Parameters
     ----------
@@ -84,8 +85,14 @@ def patched(*, seed: int | None = None) -> _GeneratorContextManager[None]:
     A context acts on the thread that entered it. Of nested contexts, the inner one draws, with numbers of its
     own. `torch.normal` with a tensor as mean or std draws N(0, 1), multiplies and adds, as torch does.
 
-    The order of the calls is part of the numbers. A model whose code draws in another order, or draws more,
-    has other values; `init_model` names draws after the tensors instead.
+    The order of the calls decides the numbers. A model whose code draws in another order, or draws more, has
+    other values; `init_model` names draws after the tensors instead. Values do not depend on strides.
+
+    Large tensors are drawn by all cores. A draw of a few values costs more than with torch, and all
+    operations in a context pass through Python. So leave the context before training.
+
+    Where torch raises an error, the error is that of torch. Some calls work that torch refuses: `normal_` in
+    float8, and `orthogonal_` in bfloat16 and float16.
 
     Examples
     --------
@@ -93,16 +100,15 @@ def patched(*, seed: int | None = None) -> _GeneratorContextManager[None]:
     >>> import torch
     >>> with ini.torch.patched(seed=7):
     ...     layer = torch.nn.Linear(3, 2)
-    >>> layer.weight
+    >>> layer.bias
     Parameter containing:
-    tensor([[ 0.1751,  0.4470, -0.3845],
-            [-0.1305, -0.0157, -0.3974]], requires_grad=True)
+    tensor([-0.3914, -0.5111], requires_grad=True)
 
     The weight is draw 0, and the bias is draw 1:
 
     >>> bound = 3**-0.5
     >>> ini.uniform(2, -bound, bound, seed=7, name="1")
-    array([ 0.1, -0.1], dtype=float32)
+    array([-0.39144844, -0.51106966], dtype=float32)
     """
     return _active(None if seed is None else check_seed(seed))
 
@@ -207,12 +213,13 @@ class _Samplers(TorchDispatchMode):  # type: ignore[misc]
     def receive(self, call: Call) -> Tensor:
         """Draw a call of a function of `torch.nn.init`, or let it proceed."""
         tensor = call.tensor
+        kind: Any = type(tensor)
         with torch._C.DisableTorchFunction():
             is_drawn = (
                 call.name != "dirac_"  # draws nothing
                 and _get_current_dispatch_mode() is self  # an inner mode shall see the operations
                 and not _is_traced()
-                and _is_plain(type(tensor))
+                and _is_plain(kind)
                 and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
                 and not torch._is_functional_tensor(tensor)
                 and (torch.is_inference_mode_enabled() or not tensor.is_inference())
