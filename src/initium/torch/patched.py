@@ -61,8 +61,9 @@ def patched(*, seed: int | None = None) -> _GeneratorContextManager[None]:
         `torch.manual_seed` makes a program reproducible, and values are those of `initium.torch.init`.
 
         A number: the draws of the context are numbered from 0, in the order of the calls, and draw n is
-        ``initium.initialize(..., seed=seed, name=str(n))``. What torch draws is not counted. torch's
-        generators do not change, and the number of threads changes no value.
+        ``initium.initialize(..., seed=seed, name=str(n))``. The number of threads changes no value. What
+        torch draws is not counted and does not depend on `seed`: if a model needs such draws, call
+        `torch.manual_seed`, too. The draws of initium do not change torch's generators.
 
     Returns
     -------
