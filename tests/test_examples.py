@@ -50,6 +50,7 @@ MODULES_WITH_EXAMPLES = (
     "initium.torch.init",
     "initium.torch.layers",
     "initium.torch.lsuv",
+    "initium.torch.patched",
 )
 PAGES_WITH_PYTHON = ("README.md", "docs/own.md")
 PAGES_WITH_COMMANDS = ("README.md", "docs/own.md")

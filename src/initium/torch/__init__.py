@@ -1,6 +1,7 @@
 """initium for torch: `init` mirrors `torch.nn.init`, `reset_parameters` draws the defaults of its layers.
 
-`recording` records how a model's own code initialises it.
+`recording` records how a model's own code initialises it. `patched` lets code that draws with torch draw with
+initium.
 """
 
 from __future__ import annotations
@@ -9,5 +10,14 @@ from initium.recording.own import own_starts
 from initium.recording.tape.recorder import RecordingError, recording
 from initium.torch import init
 from initium.torch.layers import default_rules, reset_parameters
+from initium.torch.patched import patched
 
-__all__ = ["RecordingError", "default_rules", "init", "own_starts", "recording", "reset_parameters"]
+__all__ = [
+    "RecordingError",
+    "default_rules",
+    "init",
+    "own_starts",
+    "patched",
+    "recording",
+    "reset_parameters",
+]

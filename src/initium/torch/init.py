@@ -39,6 +39,7 @@ from initium.initializers.scaling import VarianceScaling
 from initium.initializers.sparse import Sparse
 from initium.kernels.float_mode import in_default_mode
 from initium.tensor import initialize
+from initium.torch.seeds import fresh_seed
 
 __all__ = [
     "calculate_gain",
@@ -87,14 +88,6 @@ def _overridable(function: _Function) -> _Function:
 
 
 # --- drawing ------------------------------------------------------------------------------------------------
-
-
-def fresh_seed(generator: Generator | None = None) -> int:
-    """Return a seed of 64 bits, drawn from a torch generator (default: torch's default CPU generator)."""
-    device = generator.device if generator is not None else "cpu"
-    halves = torch.empty(2, dtype=torch.int64, device=device).random_(0, 2**32, generator=generator)
-    low, high = halves.tolist()
-    return int(high << 32 | low)
 
 
 def _draw(

@@ -10,7 +10,7 @@ import inspect
 import threading
 import types
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from initium.initializers.orthogonal import Orthogonal
 from initium.initializers.sparse import Sparse
 from initium.layouts import OUT_IN
 
-__all__ = ["DrawFunction", "functions", "receive", "receivers"]
+__all__ = ["Call", "DrawFunction", "functions", "receive", "receivers"]
 
 #: What receives a call: the tensor, and the initializer that the call asks for.
 DrawFunction = Callable[[Tensor, Initializer], None]
@@ -74,8 +74,36 @@ class _Function(NamedTuple):
     initializer: Callable[..., Initializer]
 
 
+class Call(NamedTuple):
+    """A call of an intercepted function.
+
+    Attributes
+    ----------
+    name
+        The name of the function.
+    tensor
+        The tensor that it fills.
+    initializer
+        Returns the initializer that the call asks for; raises if there is none.
+    generator
+        The generator that the call names.
+    proceed
+        Does what the call does without this receiver, and returns its result.
+    """
+
+    name: str
+    tensor: Tensor
+    initializer: Callable[[], Initializer]
+    generator: torch.Generator | None
+    proceed: Callable[[], Tensor]
+
+
 #: The receiver of each thread, in `active`.
 receivers = threading.local()
+
+
+#: The functions at the time of the import: later, another library may have put its own in their place.
+_FOUND = {name: getattr(torch.nn.init, name) for name in _FUNCTIONS}
 
 
 @cache
@@ -83,7 +111,9 @@ def functions() -> dict[str, _Function]:
     """Return the functions by name."""
     found = {}
     for name, initializer in _FUNCTIONS.items():
-        function = getattr(torch.nn.init, name)
+        function = _FOUND[name]
+        if getattr(getattr(function, "__code__", None), "co_filename", None) != torch.nn.init.__file__:
+            continue  # not torch's function; what it calls is received
         original = types.FunctionType(
             function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
         )
@@ -95,11 +125,15 @@ def functions() -> dict[str, _Function]:
 def receive(name: str, *args: Any, **kwargs: Any) -> Tensor:
     """Hand a call of a function of `torch.nn.init` to this thread's receiver, or to its own code if none."""
     entry = functions()[name]
-    receiver: DrawFunction | None = getattr(receivers, "active", None)
+    receiver: Callable[[Call], Tensor] | None = getattr(receivers, "active", None)
     if receiver is None:
         return entry.original(*args, **kwargs)
-    bound = entry.signature.bind(*args, **kwargs)
+    try:
+        bound = entry.signature.bind(*args, **kwargs)
+    except TypeError:
+        return entry.original(*args, **kwargs)  # raises torch's own message
     bound.apply_defaults()
-    tensor: Tensor = bound.arguments["tensor"]
-    receiver(tensor, entry.initializer(**bound.arguments))
-    return tensor
+    given = bound.arguments
+    initializer = partial(entry.initializer, **given)
+    proceed = partial(entry.original, *args, **kwargs)
+    return receiver(Call(name, given["tensor"], initializer, given.get("generator"), proceed))

@@ -7,15 +7,16 @@ timm imports the functions, and transformers keeps a table of them, so replacing
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from initium.recording.tape.init_functions import DrawFunction, functions, receivers
+from initium.recording.tape.init_functions import Call, DrawFunction, functions, receivers
 
-__all__ = ["intercepted"]
+__all__ = ["calls_intercepted", "intercepted"]
 
 _lock = threading.Lock()
 _depth = 0
@@ -58,14 +59,30 @@ _CODES = {
 @contextmanager
 def intercepted(receiver: DrawFunction) -> Iterator[None]:
     """Hand this thread's calls of the functions to `receiver` while the context is active."""
+
+    def draw(call: Call) -> Tensor:
+        receiver(call.tensor, call.initializer())
+        return call.tensor
+
+    with calls_intercepted(draw):
+        yield
+
+
+@contextmanager
+def calls_intercepted(receiver: Callable[[Call], Tensor]) -> Iterator[None]:
+    """As `intercepted`, for a receiver that returns the result of the call and may let it proceed."""
     global _depth
     before = getattr(receivers, "active", None)
+
+    def innermost(call: Call) -> Tensor:
+        return receiver(call if before is None else call._replace(proceed=partial(before, call)))
+
     with _lock:
         _depth += 1
         if _depth == 1:
             for name, entry in functions().items():
                 entry.function.__code__ = _CODES[name]
-    receivers.active = receiver
+    receivers.active = innermost
     try:
         yield
     finally:
