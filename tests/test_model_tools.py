@@ -4,6 +4,7 @@ A verdict of `compare` is a false alarm with probability 1e-8; about 2000 verdic
 The seeds are fixed, so that an alarm either stays or never comes.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "models"))
 import compare
+import page
 import shrink
+import validate
 
 TYPES = ("gpt2", "llama", "bert", "mamba", "mixtral", "wav2vec2", "vit", "t5", "whisper", "opt", "gemma4")
 
@@ -268,3 +271,49 @@ def test_smallest_tensor_that_shows_three_percent(law):
         theirs, ours = ({"w": [draw(size=size) for _ in range(5)]} for _ in range(2))
         caught += rejected(compare.compare(theirs, compare.with_scale(ours, "w"))) == {"w"}
     assert caught >= 17
+
+
+# --- what initium draws -------------------------------------------------------------------------------------
+
+#: A sample of all types, which `tools/models/validate.py` compares: dense, experts, encoders and decoders,
+#: state spaces, vision, speech, multimodal.
+SAMPLE = (
+    *(
+        "gpt2",
+        "llama",
+        "gpt_neo",
+        "falcon",
+        "gemma3_text",
+        "mixtral",
+        "qwen3_moe",
+        "gpt_oss",
+        "jamba",
+        "bert",
+    ),
+    *("deberta-v2", "albert", "esm", "t5", "bart", "whisper", "mamba", "mamba2", "rwkv", "vit", "swin"),
+    *("convnext", "resnet", "hubert", "clip", "granite"),
+)
+
+
+@pytest.mark.parametrize("model_type", SAMPLE)
+def test_initium_draws_as_the_model_does(model_type):
+    result = validate.validate(model_type)
+    assert result["rejected"] == [] and not result["unwritten"] and not result["foreign"]
+    assert all(result["controls"].values())
+
+
+def test_what_the_model_does_not_write_is_refused():
+    result = validate.validate("qwen3_omni_moe")
+    assert len(result["unwritten"]) == 4
+    assert all(name in result["refused"] for name in result["unwritten"])
+
+
+def test_page():
+    results = {name: json.loads(json.dumps(validate.validate(name))) for name in ("bert", "mamba")}
+    results |= {"detr": {"error": "ImportError: DetrModel requires the timm library but"}}
+    results |= {"other": {"refused": "w: the model's own code leaves it without values", "tensors": 3}}
+    text = page.page_of(results, seeds=5)
+    assert "| bert | 41 | 23 |  | 15 |  |  | 1 | 2 |  |  | equal laws |" in text
+    assert "| mamba | 22 | 7 | 6 | 5 |  |  |  | 2 | 2 |  | equal laws |" in text
+    assert "not built: needs timm" in text and "| refused: without values |" in text
+    assert "Of 4 types, 3 can be built here. Of these, 2 agree (66.7%), and 1 are refused" in text

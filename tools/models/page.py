@@ -23,21 +23,21 @@ LAWS = {
 
 HEAD = """# Models of transformers
 
-`tools/models/validate.py` writes this page. It builds each model type of transformers {transformers} (torch {torch})
-from its default configuration with small settings. It compares {seeds} initialisations by the model's own code with
-{seeds} that initium draws from the recording ([own.md](own.md)). Parameters and buffers count, also those that a
-checkpoint does not hold.
+`tools/models/validate.py` writes this page. It builds each model type of transformers {transformers}
+(torch {torch}) from its default configuration with small settings. It compares {seeds} initialisations by the
+model's own code with {seeds} that initium draws from the recording ([own.md](own.md)). Parameters and buffers
+count, also those that a checkpoint does not hold.
 
-Constants and tables must be equal. Random tensors must pass two-sample tests of their values, of their mean and of
-their spread, as a whole and for each index and block of each axis. Copies must be copies, and other tensors
-independent. There were {verdicts:,} verdicts. If all laws were right, one of them or more would fail with a
-probability of at most {alarm:.1e}.
+Constants and tables must be equal. Random tensors must pass two-sample tests of their values, of their mean
+and of their spread, as a whole and for each index and block of each axis. Copies must be copies, and other
+tensors independent. There were {verdicts:,} verdicts. If all laws were right, one of them or more would fail
+with a probability of at most {alarm:.1e}.
 
 Negative controls must fail: a std that is 3 % off, ones in place of zeros, a padding row that is not zero. Of
 {controls:,} controls, {noticed:,} failed.
 
-Of {types} types, {built} can be built here. Of these, {right} agree ({share:.1%}), and {refused} are refused with an
-error that names a tensor.
+Of {types} types, {built} can be built here. Of these, {right} agree ({share:.1%}), and {refused} are refused
+with an error that names a tensor.
 
 | Model type | Tensors | {laws} | Result |
 |---|---|{rules}---|

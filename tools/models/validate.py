@@ -2,8 +2,8 @@
 
 Run ``python tools/models/validate.py FOLDER``. It writes one JSON file a model type to the folder, and skips
 those that are there, so that a run can be continued. ``--types llama,bert`` takes these types alone.
-``--self`` compares each model with itself, by other seeds: no verdict may reject then. ``--page docs/models.md``
-writes the page. At the end it prints a summary.
+``--self`` compares each model with itself, by other seeds: no verdict may reject then.
+``--page docs/models.md`` writes the page. At the end it prints a summary.
 
 A file holds the verdicts that reject, the smallest p-value, the laws of the tensors, the tensors that the
 model's own code never writes, whether the model uses the generators of numpy or Python, and whether the
@@ -161,8 +161,10 @@ def summarise(results: dict[str, Any]) -> None:
     """Print what was seen over all types."""
     good = {name: result for name, result in results.items() if "kinds" in result}
     verdicts = sum(sum(result["kinds"].values()) for result in good.values())
-    print(f"{len(results)} types, {len(good)} compared; {verdicts} verdicts, a false alarm in all of them with")
-    print(f"probability {verdicts * compare.LEVEL:.1e} at most")
+    alarm = verdicts * compare.LEVEL
+    print(
+        f"{len(results)} types, {len(good)} compared; {verdicts} verdicts, false alarms at most {alarm:.1e}"
+    )
     for name, result in results.items():
         for line in [result[key] for key in ("error", "refused") if key in result] or result["rejected"]:
             print(name, line)
