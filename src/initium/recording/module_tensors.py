@@ -10,14 +10,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-__all__ = ["replace_tensors", "tensors_of"]
+__all__ = ["registered", "replace_tensors", "tensors_of"]
 
 
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a module by name; tied ones under each name.
-
-    These are its parameters and buffers, and tensors on the meta device that are attributes of a module, or
-    in lists, tuples and dictionaries that are.
+def registered(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a module by name; tied ones under each name.
 
     Raises
     ------
@@ -31,11 +28,21 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
             raise ValueError(f"{name} is lazy and has no shape yet; call the module once before")
         if is_traceable_wrapper_subclass(tensor):
             raise ValueError(f"{name} is a {type(tensor).__qualname__}; expected a plain tensor")
+    return found
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a module by name; tied ones under each name.
+
+    These are its parameters and buffers (see `registered`), and the tensors that are attributes of a module,
+    or in lists, tuples and dictionaries that are.
+    """
+    found = registered(module)
     held = {id(tensor) for tensor in found.values()}
     for prefix, part in module.named_modules():
         for key, value in part.__dict__.items():
             for path, tensor in _within(value, _joined(prefix, key)):
-                if tensor.is_meta and id(tensor) not in held:
+                if id(tensor) not in held and not is_traceable_wrapper_subclass(tensor):
                     found[path] = tensor
     return found
 

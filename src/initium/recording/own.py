@@ -22,7 +22,7 @@ from initium.planning.plan import plan
 from initium.recipes.rules import Assignment, Rules, Skip, assign
 from initium.recording.laws.start import Piece, Start
 from initium.recording.laws.starts import starts_of
-from initium.recording.module_tensors import replace_tensors, tensors_of
+from initium.recording.module_tensors import registered, replace_tensors, tensors_of
 from initium.recording.tape.recorder import RecordingError, recording, tape_of
 from initium.recording.tape.tape import Tape
 
@@ -66,33 +66,46 @@ def own_starts(module: nn.Module) -> dict[str, Start]:
     tape = tape_of(module)
     if tape is None:
         tape, copied = _recorded_again(module)
-        return starts_of(tape, tensors_of(copied))
+        return starts_of(tape, _on_tape(tape, tensors_of(copied)))
     tensors = tensors_of(module)
     known = _known.get(module)
     if known is not None and not any(tensor.is_meta for tensor in tensors.values()):
-        _check_same(tensors, known)
-        return known
+        return _still_known(module, tensors, known)
+    _known[module] = starts = starts_of(tape, _on_tape(tape, tensors))
+    return starts
+
+
+def _on_tape(tape: Tape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors that a tape knows; one that has values already keeps them."""
+    found = {}
     for name, tensor in tensors.items():
-        if not tensor.is_meta and not tape.knows(tensor):
-            tensors[name] = tape.constant(tensor)  # made without an operation of torch, or outside: it stays
-        elif not tape.knows(tensor):
+        if tape.knows(tensor):
+            found[name] = tensor
+        elif tensor.is_meta:
             raise RecordingError(
                 f"{name} was added or replaced after the model was recorded; "
                 "expected a model as it was recorded"
             )
-    _known[module] = starts = starts_of(tape, tensors)
-    return starts
+        else:
+            found[name] = tape.constant(tensor)
+    return found
 
 
-def _check_same(tensors: Mapping[str, Tensor], starts: Mapping[str, Start]) -> None:
+def _still_known(
+    module: nn.Module, tensors: Mapping[str, Tensor], starts: Mapping[str, Start]
+) -> dict[str, Start]:
+    """Return the starts of a module that was drawn before; attributes that have changed are left out."""
+    strict = registered(module)
     now = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     then = {name: (start.shape, start.dtype) for name, start in starts.items()}
-    for name in now.keys() | then.keys():
-        if now.get(name) != then.get(name):
+    same = {name for name in now if now[name] == then.get(name)}
+    for name in strict:
+        if name not in same:
             raise RecordingError(
-                f"{name} is {now.get(name)} now, and was {then.get(name)} when the model was recorded; "
+                f"{name} is {now[name]} now, and was {then.get(name)} when the model was recorded; "
                 "expected a model as it was recorded"
             )
+    return {name: start for name, start in starts.items() if name in same}
 
 
 # --- which code ---------------------------------------------------------------------------------------------
@@ -134,7 +147,7 @@ def _reset(module: nn.Module) -> None:
 def _without_values(module: nn.Module) -> nn.Module:
     """Return a copy of a module whose tensors have no memory and no values yet."""
     memo: dict[int, Any] = {}
-    for tensor in {id(t): t for t in tensors_of(module).values()}.values():
+    for tensor in {id(t): t for t in registered(module).values()}.values():
         empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
@@ -149,7 +162,7 @@ def _built_again(model: Any) -> tuple[Tape, nn.Module]:
     """Build a model of transformers again from its configuration."""
     with _default_dtype(model.dtype), recording() as tape:
         copied = type(model)(copy.deepcopy(model.config))
-    before, after = ({n: tuple(t.shape) for n, t in tensors_of(m).items()} for m in (model, copied))
+    before, after = ({n: tuple(t.shape) for n, t in registered(m).items()} for m in (model, copied))
     for name in before.keys() | after.keys():
         if before.get(name) != after.get(name):
             raise RecordingError(
@@ -209,7 +222,8 @@ class Own:
             do not fit the module.
         """
         own, given = own_starts(module), tensors_of(module)
-        for name, tensor in given.items():
+        for name in own:
+            tensor = given[name]
             if device is not None and not tensor.is_meta and not _is_on(tensor, device):
                 raise ValueError(f"params[{name!r}] is on device {tensor.device}; expected device={device}")
         assignments = _assigned(module, own, rules)
@@ -224,7 +238,7 @@ class Own:
         values = {name: start.computed(draw) for name, start in starts.items() if start.program is not None}
         memory = _Memory(device or "cpu")
         tensors = {
-            name: memory.tensor(tensor) if tensor.is_meta else tensor for name, tensor in given.items()
+            name: memory.tensor(given[name]) if given[name].is_meta else given[name] for name in starts
         }
         return cls(module, assignments, starts, tensors, values)
 
