@@ -9,8 +9,9 @@ import torch
 
 import initium as ini
 from initium import io
-from initium.checkpoint import OWN, CheckpointPlan, init_checkpoint, plan_checkpoint, run_checkpoint
+from initium.checkpoint import CheckpointPlan, init_checkpoint, plan_checkpoint, run_checkpoint
 from initium.models.architecture import Architecture
+from initium.recipes.reader import load
 from initium.recipes.rules import Assignment, Rule
 from initium.torch import own_starts, recording
 
@@ -301,9 +302,9 @@ def test_boxes_and_programs_in_files(tmp_path, monkeypatch, chunk):
         module = Parts()
     made = own_starts(module)
     specs = tuple(ini.TensorSpec(name, start.shape, start.dtype) for name, start in made.items())
-    rule = Rule("own", ini.skip)
-    assignments = tuple(Assignment(s.name, s.shape, rule, ini.skip, None, made[s.name]) for s in specs)
-    planned = CheckpointPlan(Architecture("parts", "", specs), OWN, assignments, ())
+    rule = Rule("*", ini.own)
+    assignments = tuple(Assignment(s.name, s.shape, rule, ini.own, None, made[s.name]) for s in specs)
+    planned = CheckpointPlan(Architecture("parts", "", specs), load("own"), assignments, ())
     monkeypatch.setitem(io.write_checkpoint.__kwdefaults__, "chunk_bytes", chunk)
     written = run_checkpoint(planned, tmp_path / "parts.safetensors", seed=5)
     ini.init_model(module, "own", seed=5)
@@ -311,3 +312,40 @@ def test_boxes_and_programs_in_files(tmp_path, monkeypatch, chunk):
     assert loaded.keys() == expected.keys()
     assert [name for name in loaded if not torch.equal(loaded[name], expected[name])] == []
     assert loaded["steps"].dtype == torch.int64 and loaded["flags"].dtype == torch.bool
+
+
+def test_a_recipe_that_leaves_the_rest_to_the_model(tmp_path):
+    """Norms, biases and buffers start as the model's own code says."""
+    from safetensors import safe_open
+    from safetensors.numpy import load_file
+
+    config_of("resnet").save_pretrained(tmp_path)
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('extends = "own"\n[[rules]]\nmatch = "*convolution.weight"\ninit = "he_normal"\n')
+    made = init_checkpoint(tmp_path / "config.json", tmp_path / "mine.safetensors", recipe, seed=5)
+    laws = {a.name: (a.rule.label, str(a.fill)) for a in made.plan.assignments}
+    convolution = "resnet.embedder.embedder.convolution.weight"
+    assert laws[convolution][0] == "*convolution.weight"
+    assert laws["classifier.1.bias"][0] == "*"
+    whole = init_checkpoint(tmp_path / "config.json", tmp_path / "own.safetensors", seed=5)
+    one, two = (load_file(m.written.files[0]) for m in (made, whole))
+    assert one.keys() == two.keys()
+    differing = {name for name in one if not np.array_equal(one[name], two[name])}
+    assert differing == {name for name in one if name.endswith("convolution.weight")}
+    with safe_open(made.written.files[0], "np") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["initium.rules"])[-1] == {"match": "*", "own": True}
+    norm = "resnet.embedder.embedder.normalization.weight"
+    assert json.loads(metadata["initium.own"])[norm] == "constant(1)"
+
+
+def test_recipe_rules_have_one_action(tmp_path):
+    recipe = tmp_path / "r.toml"
+    for text, message in {
+        "own = true\nskip = true": "r.toml:3: expected either init, skip = true or own = true",
+        "own = false": "r.toml:3: expected either init, skip = true or own = true",
+        "own = true\nstd = 1": "own has no parameter 'std'; expected none",
+    }.items():
+        recipe.write_text(f'[[rules]]\nmatch = "*"\n{text}\n')
+        with pytest.raises(ValueError, match=message):
+            load(recipe)

@@ -289,9 +289,12 @@ RULE = "[[rules]]\nmatch = '*'\ninit = 'normal'\n"
         (RULE + "[[rules]]\nmatch = '*'\ninit = 3", "^r.toml:6: init=3 is unknown"),
         (
             RULE + "[[rules]]\nmatch = '*'\ninit = 'normal'\nskip = true",
-            "^r.toml:7: expected either init or skip",
+            "^r.toml:7: expected either init, skip = true or own",
         ),
-        (RULE + "[[rules]]\nmatch = '*'\nskip = false", "^r.toml:6: expected either init or skip"),
+        (
+            RULE + "[[rules]]\nmatch = '*'\nskip = false",
+            "^r.toml:6: expected either init, skip = true or own",
+        ),
         (RULE + "[[rules]]\nmatch = '*'\nskip = true\nstd = 1", "^r.toml:7: skip has no parameter 'std'"),
         (RULE + "sigma = 1", "^r.toml:4: init 'normal' has no parameter 'sigma'; expected mean, std"),
         (

@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,11 @@ from initium.planning.runs import Composite, Run
 from initium.recipes.named import DEFAULTS, NAMED
 from initium.recipes.reader import load
 from initium.recipes.recipe import Recipe, RecipeRule
-from initium.recipes.rules import Assignment, Rule, UnusedRuleWarning, own
+from initium.recipes.rules import Assignment, Own, Rule, UnusedRuleWarning, own
 from initium.regions.boxes import Box
 from initium.specs import TensorSpec
 
 __all__ = [
-    "OWN",
     "CheckpointPlan",
     "InitialisedCheckpoint",
     "NoRecipeError",
@@ -47,10 +46,6 @@ __all__ = [
     "plan_checkpoint",
     "run_checkpoint",
 ]
-
-
-#: In place of a recipe: the model's own initialisation.
-OWN = Recipe("own", (), "", "The model's own initialisation, as its code in transformers says.")
 
 
 class NoRecipeError(ValueError):
@@ -148,31 +143,40 @@ def plan_checkpoint(
         others = f", only integers and booleans such as {known.left_out[0]!r}" if known.left_out else ""
         raise ValueError(f"{known.name} has no weights to draw{others}")
     if recipe is None:
-        recipe = OWN.name if known.is_of_config else _default_recipe(known)
-    if recipe in (OWN, OWN.name):
-        return _plan_own(known, None if dtype is None else dtypes.lookup(dtype).name)
+        recipe = _default_recipe(known)
     chosen = recipe if isinstance(recipe, Recipe) else load(recipe)
     wanted = chosen.dtype if dtype is None else dtypes.lookup(dtype).name
+    if chosen.use_own:
+        return _with_own(known, chosen, wanted)
     in_dtype = known if wanted is None else known.with_dtype(wanted)
     assigned = chosen.assign(in_dtype)
     return CheckpointPlan(in_dtype, chosen, assigned.assignments, assigned.unused)
 
 
-def _plan_own(model: Architecture, dtype: str | None) -> CheckpointPlan:
-    """Plan to draw a model by its own code."""
+def _with_own(model: Architecture, recipe: Recipe, dtype: str | None) -> CheckpointPlan:
+    """Plan a checkpoint of which some tensors start as the model's own code says."""
     from initium.recording.configuration import own_of_config
 
     known, starts = own_of_config(model, dtype)
+    drawn = [tensor for tensor in known.tensors if tensor.dtype in dtypes.DTYPES]
+    integers = [tensor for tensor in known.tensors if tensor.dtype not in dtypes.DTYPES]
+    assigned = recipe.assign(replace(known, tensors=tuple(drawn)))
     rule = Rule("*", own, optional=True)
-    assignments = []
-    for tensor in known.tensors:
-        start = starts[tensor.name]
-        start.check(dtypes.stored(tensor.dtype))
-        assignments.append(Assignment(tensor.name, tensor.shape, rule, own, None, start))
-    return CheckpointPlan(known, OWN, tuple(assignments), ())
+    given = [Assignment(tensor.name, tensor.shape, rule, own, None, None) for tensor in integers]
+    assignments = [
+        a._replace(fill=starts[a.name]) if isinstance(a.initializer, Own) else a
+        for a in (*assigned.assignments, *given)
+    ]
+    ordered = (*drawn, *integers)
+    for tensor, assignment in zip(ordered, assignments, strict=True):
+        if isinstance(assignment.initializer, Own):
+            starts[tensor.name].check(dtypes.stored(tensor.dtype))
+    return CheckpointPlan(replace(known, tensors=ordered), recipe, tuple(assignments), assigned.unused)
 
 
 def _default_recipe(model: Architecture) -> str:
+    if model.is_of_config:
+        return "own"
     if model.family not in DEFAULTS:
         family = f"family {model.family!r}" if model.family else "an unknown family"
         raise NoRecipeError(
@@ -331,11 +335,9 @@ def _companions(model: Architecture, output: str | Path) -> dict[str, str]:
 
 def _metadata(planned: CheckpointPlan, seed: int) -> dict[str, str]:
     """Return the metadata that reproduces a file; the format requires strings as values."""
-    if planned.recipe is OWN:
-        rules: list[Any] = [{"match": a.name, "own": str(a.fill)} for a in planned.assignments]
-    else:
-        variables = {"depth": planned.model.depth, "width": planned.model.width}
-        rules = [rule.describe(variables) for rule in planned.recipe.rules]
+    variables = {"depth": planned.model.depth, "width": planned.model.width}
+    rules = [rule.describe(variables) for rule in planned.recipe.rules]
+    laws = {a.name: str(a.fill) for a in planned.assignments if isinstance(a.initializer, Own)}
     return {
         "format": "pt",
         "initium.version": __version__,
@@ -344,6 +346,7 @@ def _metadata(planned: CheckpointPlan, seed: int) -> dict[str, str]:
         # A path need not be valid Unicode.
         "initium.recipe": planned.recipe.name.encode(errors="backslashreplace").decode(),
         "initium.rules": json.dumps(rules),
+        **({"initium.own": json.dumps(laws)} if laws else {}),
     }
 
 

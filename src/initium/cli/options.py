@@ -11,11 +11,10 @@ from typing import Any
 import click
 
 from initium import dtypes
-from initium.checkpoint import OWN
 from initium.checks import check_choice
 from initium.models.resolve import resolve_model
 from initium.recipes.reader import load
-from initium.recipes.recipe import INITIALIZERS, Recipe
+from initium.recipes.recipe import INITIALIZERS
 
 __all__ = ["checked", "dtype", "initializers", "model", "picture", "recipe", "size"]
 
@@ -54,15 +53,11 @@ def size(text: str) -> int:
 model = click.argument("model", callback=checked(resolve_model))
 
 
-def _recipe(argument: str) -> Recipe:
-    return OWN if argument == OWN.name else load(argument)
-
-
 recipe = click.option(
     "--recipe",
-    metavar="own|NAME|FILE.toml",
-    callback=checked(_recipe),
-    help="The rules for the tensors (see 'initium recipes'), or own: as the model's own code starts.  "
+    metavar="NAME|FILE.toml",
+    callback=checked(load),
+    help="The rules for the tensors; see 'initium recipes'.  "
     "[default: own for a config.json, else of the model's family]",
 )
 dtype = click.option(

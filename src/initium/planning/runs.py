@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
+from initium.dtypes import DType
 from initium.fills.base import Fill
 from initium.planning.jobs import Job
 
@@ -40,6 +41,10 @@ class Run:
 @runtime_checkable
 class Composite(Protocol):
     """What takes the place of a fill where several fills, or a program, make up a tensor."""
+
+    def check(self, dtype: DType) -> None:
+        """Raise `ValueError` if the dtype cannot hold the values."""
+        ...
 
     def runs(self) -> list[Run] | None:
         """Return the runs that make up the tensor, in order; None if runs do not make it up."""

@@ -20,6 +20,10 @@ A recipe file::
     match = "*.rotary.*"
     skip = true                             # do not write these tensors
 
+    [[rules]]
+    match = "*norm*"
+    own = true                              # start as the model's own code says (docs/own.md)
+
 Variables in formulas: the model's ``depth`` and ``width``, constants, and a tensor's ``fan_in``, ``fan_out``
 and ``layer``. The layer is the first number in the tensor's name: 3 for ``h.3.mlp.c_fc.weight``. A rule with
 a formula of the layer matches only tensors with a layer. The named recipes have the same format.
@@ -53,6 +57,10 @@ from initium.recipes.recipe import (
 )
 
 __all__ = ["load", "parse"]
+
+#: What a rule does; each rule has one of them.
+_ACTIONS = ("init", "skip", "own")
+_CHOICE = "init, skip = true or own = true"
 
 
 def load(recipe: str | Path, *, chain: tuple[str, ...] = ()) -> Recipe:
@@ -216,28 +224,29 @@ class _Reader:
     def rules(self, index: int, entry: Mapping[str, Any]) -> list[RecipeRule]:
         """Return the rules of an entry: one for each of its patterns."""
         init = self.init(index, entry)
-        parameters = {
-            key: value for key, value in entry.items() if key not in ("match", "regex", "init", "skip")
-        }
+        parameters = {key: value for key, value in entry.items() if key not in ("match", "regex", *_ACTIONS)}
         allowed = list(signature_of(init)) if init is not None else []
         if init is not None and any(names(parameters[key]) & FANS for key in formulas_of(init, parameters)):
             allowed.append("layout")
         for key in parameters:
             if key not in allowed:
-                what = f"init {init!r}" if init is not None else "skip"
+                what = f"init {init!r}" if init is not None else "own" if "own" in entry else "skip"
                 taken = f"expected {', '.join(allowed)}" if allowed else "expected none"
                 raise self.error(f"{what} has no parameter {key!r}; {taken}", key, index)
         where = self.where(None, index)
-        return [RecipeRule(pattern, init, parameters, where) for pattern in self.patterns(index, entry)]
+        is_own = "own" in entry
+        patterns = self.patterns(index, entry)
+        return [RecipeRule(pattern, init, parameters, where, is_own=is_own) for pattern in patterns]
 
     def init(self, index: int, entry: Mapping[str, Any]) -> str | None:
-        if "skip" in entry:
-            if entry["skip"] is not True or "init" in entry:
-                raise self.error("expected either init or skip = true", "skip", index)
+        actions = [key for key in _ACTIONS if key in entry]
+        if not actions:
+            raise self.error(f"a rule without init; expected {_CHOICE}", None, index)
+        if len(actions) > 1 or (actions[0] != "init" and entry[actions[0]] is not True):
+            raise self.error(f"expected either {_CHOICE}", actions[-1], index)
+        if actions[0] != "init":
             return None
-        init = entry.get("init")
-        if init is None:
-            raise self.error("a rule without init; expected init or skip = true", None, index)
+        init = entry["init"]
         if not isinstance(init, str) or init not in INITIALIZERS:
             raise self.error(
                 f"init={init!r} is unknown; expected one of {', '.join(INITIALIZERS)}", "init", index

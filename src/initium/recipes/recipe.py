@@ -21,7 +21,7 @@ from initium.initializers.catalogue import MAKERS
 from initium.layouts import Fans, Layout, LayoutLike
 from initium.models.architecture import Architecture
 from initium.recipes.formulas import evaluate, names, substitute
-from initium.recipes.rules import Assignment, Own, Rule, Rules, Skip, match, skip
+from initium.recipes.rules import Assignment, Own, Rule, Rules, Skip, match, own, skip
 
 __all__ = [
     "FANS",
@@ -67,7 +67,7 @@ class RecipeRule:
     pattern
         A glob, or a compiled regular expression.
     init
-        Name of an initializer; None to skip the tensors that match.
+        Name of an initializer; None to skip the tensors that match, or to leave them to the model's own code.
     parameters
         Parameters of the initializer; numbers may be formulas.
     where
@@ -76,6 +76,8 @@ class RecipeRule:
         Constants of the recipe, for formulas.
     is_named
         Whether the rule is from a named recipe of initium.
+    is_own
+        Whether the tensors that match start as the model's own code says.
     """
 
     pattern: str | re.Pattern[str]
@@ -84,12 +86,12 @@ class RecipeRule:
     where: str
     constants: Mapping[str, float] = field(default_factory=dict)
     is_named: bool = False
+    is_own: bool = False
 
     def resolve(self, variables: _Variables) -> Rule:
         """Return the rule for a model; formulas are evaluated here, formulas of the layer per layer."""
         if "layer" not in self._names:
-            initializer = skip if self.init is None else self._initializer(variables)
-            return Rule(self.pattern, initializer, optional=self.is_named)
+            return Rule(self.pattern, self._resolved(variables), optional=self.is_named)
         depth = variables.get("depth")
         if depth is None:
             raise RecipeError(f"{self.where}: a formula uses layer, but the depth of this model is not known")
@@ -120,7 +122,9 @@ class RecipeRule:
         In formulas of a tensor's layer or fans, only the variables of the model are replaced.
         """
         kind = {"match": self.pattern} if isinstance(self.pattern, str) else {"regex": self.pattern.pattern}
-        action = {"skip": True} if self.init is None else {"init": self.init}
+        action: dict[str, Any] = {"own" if self.is_own else "skip": True}
+        if self.init is not None:
+            action = {"init": self.init}
         known = {**self.constants, **variables}
         values = {
             key: substitute(self.parameters[key], known)
@@ -129,6 +133,11 @@ class RecipeRule:
             for key in self._formulas
         }
         return {**kind, **action, **self.parameters, **values}
+
+    def _resolved(self, variables: _Variables) -> Initializer | Skip | Own:
+        if self.init is None:
+            return own if self.is_own else skip
+        return self._initializer(variables)
 
     def _initializer(self, variables: _Variables) -> Initializer:
         assert self.init is not None
@@ -302,6 +311,11 @@ class Recipe:
     dtype: str | None = None
     is_named: bool = False
     constants: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def use_own(self) -> bool:
+        """Whether a rule leaves tensors to the model's own code."""
+        return any(rule.is_own for rule in self.rules)
 
     def resolve(self, *, depth: int | None = None, width: int | None = None) -> Rules:
         """Return rules for a model with this depth and width, for `initium.init_model`.
