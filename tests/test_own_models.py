@@ -255,6 +255,14 @@ def test_own_is_the_default_of_a_configuration(tmp_path):
     assert plan_checkpoint("gpt2").recipe.name == "gpt2"
 
 
+def test_own_of_the_built_in_models():
+    """Under the names that transformers gives the model."""
+    for name, tensor in {"gpt2": "transformer.h.0.attn.c_attn.weight", "llama-3-8b": "lm_head.weight"}.items():
+        planned = plan_checkpoint(name, "own")
+        laws = {a.name: str(a.fill) for a in planned.assignments}
+        assert laws[tensor] == "normal(0, 0.02)" and not planned.model.left_out
+
+
 def test_own_in_another_dtype(tmp_path):
     planned = plan_checkpoint(write_config(tmp_path), dtype="bfloat16")
     assert {tensor.dtype for tensor in planned.model.tensors} == {"bfloat16"}

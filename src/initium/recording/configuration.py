@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from initium.models.architecture import Architecture
+from initium.models.built_in import BUILT_IN
 from initium.models.hugging_face import architecture_of, build
 from initium.recording.laws.start import Start
 from initium.recording.own import own_starts
@@ -44,7 +45,7 @@ def own_of_config(model: Architecture, dtype: str | None = None) -> tuple[Archit
     path, config = Path(model.name), dict(wanted.config or {})
     built = build(path, config, recording)
     starts = own_starts(built)
-    if model.is_of_config:
+    if model.is_of_config or model.name in BUILT_IN:
         return _with_integers(architecture_of(path, config, built), starts), starts
     for tensor in wanted.tensors:
         start = starts.get(tensor.name)
