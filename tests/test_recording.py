@@ -679,3 +679,24 @@ def test_arguments():
         ini.init_model(layer, "own", seed=1, device="cuda")
     with pytest.raises(ValueError, match="plan_model does not take the rule own"):
         ini.plan_model(layer, "own", seed=1)
+
+
+def test_attributes_may_change_between_draws():
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+            self.noise = torch.rand(3)
+
+        def forward(self, x):
+            self.cache = x * 2
+            return self.layer(x) + self.noise
+
+    module = drawn(Cached, seed=1)
+    noise = module.noise
+    first = noise.clone()
+    module(torch.ones(1, 3))
+    ini.init_model(module, "own", seed=2)
+    assert module.noise is noise and not torch.equal(noise, first) and module.cache.tolist() == [[2, 2, 2]]
+    ini.init_model(module, "own", seed=1)
+    assert torch.equal(noise, first)
