@@ -65,19 +65,25 @@ def _typed(array: Any) -> NDArray[Any]:
 
 def fill_job(job: Any, destination: NDArray[Any], kind: str, seed: int) -> None:
     """Fill `destination`, an array over the box of one row of `T.JOB`."""
-    extent = [int(n) for n in job["extent"]]
-    steps = [int(s) for s in job["index_step"]]
-    for row in np.ndindex(*extent[:-1]):
-        start = int(job["start"]) + sum(i * s for i, s in zip(row, steps[:-1], strict=True))
-        for first in range(0, extent[-1], T.TILE):
-            count = min(T.TILE, extent[-1] - first)
-            index = np.arange(count, dtype=np.uint64) + np.uint64(start + first)
-            destination[row][first : first + count] = draw(
+    *outer, inner = (int(n) for n in job["extent"])
+    starts = np.full(1, job["start"], np.uint64)
+    for n, step in zip(outer, job["index_step"], strict=False):
+        starts = (starts[:, None] + (np.arange(n) * int(step)).astype(np.uint64)).ravel()
+    # A tile of short rows at once: each call of NumPy costs more than some thousand values.
+    rows = max(T.TILE // max(inner, 1), 1)
+    for row in range(0, len(starts), rows):
+        block = starts[row : row + rows, None]
+        place: tuple[Any, ...] = np.unravel_index(np.arange(row, row + len(block)), outer) if outer else ()
+        for first in range(0, inner, T.TILE):
+            along = np.arange(first, min(first + T.TILE, inner), dtype=np.uint64)
+            values = draw(
                 kind,
                 destination.dtype,
-                index,
+                (block + along).ravel(),
                 int(job["stream"]),
                 seed,
                 int(job["integer"]),
                 job["parameters"],
             )
+            where = slice(first, first + len(along))
+            destination[(*place, where)] = values.reshape(len(block), len(along))
