@@ -1,4 +1,7 @@
-"""Keep of pytest's JUnit report what ran, how it ended, how long it took, and on which commit."""
+"""Keep of pytest's JUnit report what ran, how it ended, how long it took, and on which commit.
+
+A run of some tests replaces their records and leaves those of the others.
+"""
 
 from __future__ import annotations
 
@@ -31,32 +34,34 @@ def commit() -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def report(path: Path) -> dict[str, object]:
-    """Return the record of a JUnit report."""
+def report(path: Path) -> dict[str, dict[str, object]]:
+    """Return the record of each test of a JUnit report, by its name."""
     suite = next(ET.parse(path).iter("testsuite"))
-    tests = [
-        {
-            "test": f"{case.get('file')}::{case.get('name')}",
-            "outcome": outcome(case),
-            "seconds": round(float(case.get("time", 0))),
-            "said": said(case),
-        }
-        for case in suite.iter("testcase")
-    ]
-    packages = ("initium", "numpy", "numba")
-    return {
+    where = {
         "date": (suite.get("timestamp") or "")[:10],
         "commit": commit(),
+        "machine": platform.machine(),
         "versions": {
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
+            **{name: metadata.version(name) for name in ("initium", "numpy", "numba")},
         },
-        "machine": platform.machine(),
-        "outcome": "passed" if tests and all(test["outcome"] == "passed" for test in tests) else "failed",
-        "seconds": round(float(suite.get("time", 0))),
-        "tests": tests,
     }
+    tests = {}
+    for case in suite.iter("testcase"):
+        name = f"{case.get('file')}::{case.get('name')}"
+        seconds = round(float(case.get("time", 0)))
+        tests[name] = {"outcome": outcome(case), "seconds": seconds, "said": said(case), **where}
+    return tests
+
+
+def merged(before: dict[str, dict[str, object]], now: dict[str, dict[str, object]]) -> dict[str, object]:
+    """Return the record of all tests; what has run now replaces what ran before."""
+    tests = dict(sorted((before | now).items()))
+    failed = [name for name, test in tests.items() if test["outcome"] != "passed"]
+    return {"outcome": "failed" if failed or not tests else "passed", "failed": failed, "tests": tests}
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(json.dumps(report(Path(sys.argv[1])), indent=2) + "\n", "utf-8")
+    kept = Path(sys.argv[2])
+    before = json.loads(kept.read_text("utf-8"))["tests"] if kept.exists() else {}
+    kept.write_text(json.dumps(merged(before, report(Path(sys.argv[1]))), indent=1) + "\n", "utf-8")
