@@ -11,8 +11,10 @@ import initium as ini
 from initium import io
 from initium.checkpoint import CheckpointPlan, init_checkpoint, plan_checkpoint, run_checkpoint
 from initium.models.architecture import Architecture
+from initium.recipes.named import NAMED
 from initium.recipes.reader import load
-from initium.recipes.rules import Assignment, Rule
+from initium.recipes.recipe import RecipeError
+from initium.recipes.rules import Assignment, Rule, UnmatchedError
 from initium.torch import own_starts, recording
 
 transformers = pytest.importorskip("transformers")
@@ -257,7 +259,10 @@ def test_own_is_the_default_of_a_configuration(tmp_path):
 
 def test_own_of_the_built_in_models():
     """Under the names that transformers gives the model."""
-    for name, tensor in {"gpt2": "transformer.h.0.attn.c_attn.weight", "llama-3-8b": "lm_head.weight"}.items():
+    for name, tensor in {
+        "gpt2": "transformer.h.0.attn.c_attn.weight",
+        "llama-3-8b": "lm_head.weight",
+    }.items():
         planned = plan_checkpoint(name, "own")
         laws = {a.name: str(a.fill) for a in planned.assignments}
         assert laws[tensor] == "normal(0, 0.02)" and not planned.model.left_out
@@ -357,3 +362,65 @@ def test_recipe_rules_have_one_action(tmp_path):
         recipe.write_text(f'[[rules]]\nmatch = "*"\n{text}\n')
         with pytest.raises(ValueError, match=message):
             load(recipe)
+
+
+# --- named recipes ------------------------------------------------------------------------------------------
+
+RECIPES = [name for name in NAMED if name not in ("own", "norms-and-biases")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "family", ["bert", "gemma3_text", "mixtral", "t5", "vit", "mamba", "whisper", "resnet"]
+)
+def test_named_recipes_change_matrices_only(tmp_path, family, recipe):
+    """Before, norms were drawn as noise, and padding rows, sinusoids and state spaces were overwritten."""
+    config_of(family).save_pretrained(tmp_path)
+    try:
+        plans = [plan_checkpoint(tmp_path, name) for name in ("own", recipe)]
+    except (UnmatchedError, RecipeError) as error:  # names it does not know, or a depth that is not known
+        assert (family, recipe) not in [("bert", "normal"), ("gemma3_text", "gpt2"), ("vit", "normal")]
+        assert "experts" in str(error) or "of this model is not known" in str(error)
+        return
+    own, named = ({a.name: a for a in plan.assignments} for plan in plans)
+    assert own.keys() == named.keys()
+    changed = {name for name in own if str(own[name].fill) != str(named[name].fill)}
+    random = {name for name, a in own.items() if a.fill.is_random}
+    assert changed <= random and all(len(named[name].shape) > 1 for name in changed)
+    roles = plans[1].model.roles
+    norms = {name for name, role in roles.items() if role in ("norm_weight", "norm_bias", "bias")}
+    assert norms and not norms & changed
+    assert {named[name].rule.label for name in changed}.isdisjoint({"own"})
+
+
+def test_padding_rows_stay_under_recipes(tmp_path):
+    from safetensors.numpy import load_file
+
+    config_of("llama", pad_token_id=7).save_pretrained(tmp_path)
+    text = 'extends = "normal"\n[[rules]]\nmatch = "*embed_tokens.weight"\ninit = "orthogonal"\n'
+    (tmp_path / "mine.toml").write_text(text)
+    for recipe in ("normal", tmp_path / "mine.toml"):
+        made = init_checkpoint(
+            tmp_path / "config.json", tmp_path / "x.safetensors", recipe, seed=5, overwrite=True
+        )
+        table = load_file(made.written.files[0])["model.embed_tokens.weight"]
+        assert not table[7].any() and table[6].any() and table[8].any()
+        name = "model.embed_tokens.weight"
+        if recipe == "normal":
+            expected = ini.normal((300, 64), 0.0, 0.02, seed=5, name=name)
+        else:
+            expected = ini.orthogonal((300, 64), seed=5, name=name)
+        expected[7] = 0
+        assert np.abs(table - expected).max() <= 1e-5
+
+
+def test_a_users_rule_applies_to_all_that_it_matches(tmp_path):
+    config_of("bert").save_pretrained(tmp_path)
+    (tmp_path / "mine.toml").write_text(
+        'extends = "gpt2"\n[[rules]]\nmatch = "*LayerNorm.*"\ninit = "constant"\nvalue = 3\n'
+    )
+    planned = plan_checkpoint(tmp_path, tmp_path / "mine.toml")
+    assert {str(a.fill) for a in planned.assignments if "LayerNorm" in a.name} == {"constant(3)"}
+    assert planned.unused == ()
+    (tmp_path / "mine.toml").write_text('extends = "gpt2"\n[[rules]]\nmatch = "no such"\ninit = "zeros"\n')
+    assert len(plan_checkpoint(tmp_path, tmp_path / "mine.toml").unused) == 1

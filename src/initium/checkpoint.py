@@ -34,7 +34,7 @@ from initium.planning.runs import Composite, Run
 from initium.recipes.named import DEFAULTS, NAMED
 from initium.recipes.reader import load
 from initium.recipes.recipe import Recipe, RecipeRule
-from initium.recipes.rules import Assignment, Own, Rule, UnusedRuleWarning, own
+from initium.recipes.rules import Assignment, Own, UnusedRuleWarning
 from initium.regions.boxes import Box
 from initium.specs import TensorSpec
 
@@ -146,7 +146,7 @@ def plan_checkpoint(
         recipe = _default_recipe(known)
     chosen = recipe if isinstance(recipe, Recipe) else load(recipe)
     wanted = chosen.dtype if dtype is None else dtypes.lookup(dtype).name
-    if chosen.use_own:
+    if chosen.use_own or (known.is_of_config and any(rule.is_named for rule in chosen.rules)):
         return _with_own(known, chosen, wanted)
     in_dtype = known if wanted is None else known.with_dtype(wanted)
     assigned = chosen.assign(in_dtype)
@@ -156,22 +156,11 @@ def plan_checkpoint(
 def _with_own(model: Architecture, recipe: Recipe, dtype: str | None) -> CheckpointPlan:
     """Plan a checkpoint of which some tensors start as the model's own code says."""
     from initium.recording.configuration import own_of_config
+    from initium.recording.recipes import mixed
 
     known, starts = own_of_config(model, dtype)
-    drawn = [tensor for tensor in known.tensors if tensor.dtype in dtypes.DTYPES]
-    integers = [tensor for tensor in known.tensors if tensor.dtype not in dtypes.DTYPES]
-    assigned = recipe.assign(replace(known, tensors=tuple(drawn)))
-    rule = Rule("*", own, optional=True)
-    given = [Assignment(tensor.name, tensor.shape, rule, own, None, None) for tensor in integers]
-    assignments = [
-        a._replace(fill=starts[a.name]) if isinstance(a.initializer, Own) else a
-        for a in (*assigned.assignments, *given)
-    ]
-    ordered = (*drawn, *integers)
-    for tensor, assignment in zip(ordered, assignments, strict=True):
-        if isinstance(assignment.initializer, Own):
-            starts[tensor.name].check(dtypes.stored(tensor.dtype))
-    return CheckpointPlan(replace(known, tensors=ordered), recipe, tuple(assignments), assigned.unused)
+    made = mixed(known, recipe, starts)
+    return CheckpointPlan(replace(known, tensors=made.tensors), recipe, made.assignments, made.unused)
 
 
 def _default_recipe(model: Architecture) -> str:

@@ -55,6 +55,8 @@ class Architecture:
         Tensors of a checkpoint that initium does not fill: buffers of integers or booleans.
     is_of_config
         Whether transformers has built the model from `config`.
+    roles
+        Roles by name (`initium.models.torch_modules.Role`), if the modules of the model are known.
     parametrized
         By name of a tensor: the weight that a parametrization computes from it.
     """
@@ -68,6 +70,7 @@ class Architecture:
     config: Mapping[str, Any] | None = None
     left_out: tuple[str, ...] = ()
     is_of_config: bool = False
+    roles: Mapping[str, str] = field(default_factory=dict)
     parametrized: Mapping[str, Parametrized] = field(default_factory=dict)
 
     @property

@@ -102,6 +102,7 @@ def architecture_of(path: Path, config: dict[str, Any], model: Any) -> Architect
         config=config,
         left_out=tuple(left_out),
         is_of_config=True,
+        roles={name: parameter.role for name, parameter in known.items()},
         parametrized={n: p.parametrized for n, p in known.items() if p.parametrized is not None},
     )
 

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from initium.backends.run import run
-from initium.fills.base import Fill
-from initium.layouts import Layout
 from initium.models.torch_modules import parameters_of
 from initium.planning.jobs import Job
 from initium.planning.plan import plan
 from initium.recipes.rules import Assignment, Rules, Skip, assign
-from initium.recording.laws.start import Piece, Start
+from initium.recording.laws.start import Given, Piece, Start
 from initium.recording.laws.starts import starts_of
 from initium.recording.module_tensors import registered, replace_tensors, tensors_of
 from initium.recording.tape.recorder import RecordingError, recording, tape_of
@@ -266,17 +264,6 @@ def _assigned(module: nn.Module, starts: Mapping[str, Start], rules: Rules) -> l
     return assign({name: start.shape for name, start in starts.items()}, rules, layouts, computed)
 
 
-@dataclass(frozen=True)
-class _Given:
-    """An initializer with a fill that is known already."""
-
-    fill: Fill
-
-    def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> Fill:
-        """Return the fill."""
-        return self.fill
-
-
 def _changed(starts: Mapping[str, Start], assignments: Sequence[Assignment]) -> dict[str, Start]:
     """Return how tensors start where rules replace the model's own code."""
     ruled = {
@@ -291,7 +278,7 @@ def _changed(starts: Mapping[str, Start], assignments: Sequence[Assignment]) -> 
             changed[name] = start
         elif assignment.fill is not None:
             box = tuple((0, extent) for extent in start.shape)
-            piece = Piece(box, start.shape, _Given(assignment.fill), name)
+            piece = Piece(box, start.shape, Given(assignment.fill), name)
             changed[name] = replace(start, pieces=(piece,) if 0 not in start.shape else (), program=None)
         elif isinstance(assignment.initializer, Skip):
             changed[name] = replace(start, pieces=(), program=None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from initium.recording.tape.tape import Region
 
-__all__ = ["Bounds", "box_in", "disjoint", "size_of"]
+__all__ = ["Bounds", "box_in", "disjoint", "extents", "size_of"]
 
 #: First and last index + 1 along each axis.
 Bounds = tuple[tuple[int, int], ...]
@@ -34,6 +34,11 @@ def box_in(tensor: Region, part: Region) -> Bounds | None:
     if rest or extents:
         return None
     return tuple(bounds[axis] for axis in range(len(tensor.shape)))
+
+
+def extents(box: Bounds) -> tuple[int, ...]:
+    """Return the shape of a box."""
+    return tuple(end - first for first, end in box)
 
 
 def size_of(box: Bounds) -> int:

@@ -14,7 +14,8 @@ from torch import Tensor
 from initium import dtypes
 from initium.dtypes import DType
 from initium.fills.base import Fill
-from initium.initializers.basic import Initializer
+from initium.initializers.basic import Constant, Initializer
+from initium.layouts import Layout
 from initium.memory.arrays import destination_of
 from initium.planning.jobs import Job, job_of
 from initium.planning.runs import Run
@@ -26,10 +27,21 @@ from initium.recording.tape.replay import replay
 from initium.recording.tape.tape import Region, Step, Tape
 from initium.regions.boxes import box_of, whole
 
-__all__ = ["DrawJobs", "Piece", "Program", "Start"]
+__all__ = ["DrawJobs", "Given", "Piece", "Program", "Start"]
 
 #: Draws jobs.
 DrawJobs = Callable[[list[Job]], None]
+
+
+@dataclass(frozen=True)
+class Given:
+    """An initializer with a fill that is known already."""
+
+    fill: Fill
+
+    def resolve(self, shape: Sequence[int], layout: Layout | None = None) -> Fill:
+        """Return the fill."""
+        return self.fill
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,19 @@ class Start:
         return "; ".join(
             f"{law} at {', '.join(where[:3])}{', ...' * (len(where) > 3)}" for law, where in laws.items()
         )
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the values depend on the seed."""
+        if self.program is not None:
+            return self.program.is_random
+        return any(not isinstance(piece.initializer, Constant) for piece in self.pieces)
+
+    @property
+    def has_constant_boxes(self) -> bool:
+        """Whether some boxes are constant, and others are not."""
+        constant = [isinstance(piece.initializer, Constant) for piece in self.pieces]
+        return any(constant) and not all(constant)
 
     @property
     def mean(self) -> float:

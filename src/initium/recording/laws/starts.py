@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from initium.initializers.basic import Constant, Normal, TruncatedNormal, Uniform
-from initium.recording.laws.boxes import Bounds, box_in, disjoint, size_of
+from initium.recording.laws.boxes import Bounds, box_in, disjoint, extents, size_of
 from initium.recording.laws.random_steps import SOURCES
 from initium.recording.laws.sheet import Entry, initializer_of, sheet_of
 from initium.recording.laws.start import Piece, Program, Start
@@ -231,7 +231,7 @@ def _law(tape: Tape, region: Region) -> _Law | None:
         if is_own and rest != [box]:
             return None  # overwritten in part
         shape = entry.region.shape if is_own else None
-        pieces += [Piece(b, shape or _extents(b), initializer, is_own=is_own) for b in rest]
+        pieces += [Piece(b, shape or extents(b), initializer, is_own=is_own) for b in rest]
     return _Law(tuple(pieces), sources)
 
 
@@ -251,13 +251,9 @@ def _box(tape: Tape, region: Region, entry: Entry) -> Bounds | None:
         [n for n in drawn.shape if n != 1],
         [s for s, n in zip(drawn.strides, drawn.shape, strict=True) if n != 1],
     )
-    kept = [(n, s) for n, s in zip(_extents(box), region.strides, strict=True) if n != 1]
+    kept = [(n, s) for n, s in zip(extents(box), region.strides, strict=True) if n != 1]
     return box if order == ([n for n, _ in kept], [s for _, s in kept]) else None
 
 
 def _everything(region: Region) -> Bounds:
     return tuple((0, extent) for extent in region.shape)
-
-
-def _extents(box: Bounds) -> tuple[int, ...]:
-    return tuple(end - first for first, end in box)
