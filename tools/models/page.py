@@ -28,8 +28,8 @@ HEAD = """# Models of transformers
 model's own code with {seeds} that initium draws from the recording ([own.md](own.md)). Parameters and buffers
 count, also those that a checkpoint does not hold.
 
-Constants and tables must be equal. Random tensors must pass two-sample tests of their values, of their mean
-and of their spread, as a whole and for each index and block of each axis. Copies must be copies, and other
+Constants and tables must be equal. Random tensors must pass two-sample tests of values, mean and spread. The
+tests of mean and spread are repeated for each index and block of each axis. Copies must be copies, and other
 tensors independent. There were {verdicts:,} verdicts. If all laws were right, one of them or more would fail
 with a probability of at most {alarm:.1e}.
 
