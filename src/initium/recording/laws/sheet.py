@@ -29,11 +29,15 @@ class Value:
     initializer
         The initializer, with the operations that followed.
     source
-        Position of the random step that drew them; None for constants.
+        Position of the random step that drew them; None for constants. The element of the region at an index
+        comes from the draw at the same index.
+    is_negated
+        Whether the operations that followed turn the order of the values around.
     """
 
     initializer: Initializer
     source: int | None = None
+    is_negated: bool = False
 
 
 class Entry(NamedTuple):
@@ -95,7 +99,17 @@ _CONSTANTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 _COPIES = frozenset(("aten::clone", "aten::_to_copy", "aten::copy_"))
 
-_Change = Callable[[Initializer], Initializer | None]
+
+class _Change(NamedTuple):
+    """What an operation does to an initializer, and whether it turns the order of the values around."""
+
+    law: Callable[[Initializer], Initializer | None]
+    negates: bool = False
+
+    def of(self, value: Value) -> Value | None:
+        """Return the changed value; None if there is no initializer for it."""
+        made = self.law(value.initializer)
+        return made and replace(value, initializer=made, is_negated=value.is_negated != self.negates)
 
 
 class _Reader:
@@ -130,7 +144,8 @@ class _Reader:
             return number is not None and self._put(written, _constant(number, written.dtype))
         if step.name in _COPIES:
             source = arguments["src"] if step.name == "aten::copy_" else arguments["self"]
-            return self._carry(source, written, lambda i: converted(i, source.dtype, written.dtype))
+            change = _Change(lambda i: converted(i, source.dtype, written.dtype))
+            return self._carry(source, written, change)
         return self._elementwise(step.name.removeprefix("aten::").rstrip("_"), arguments, written)
 
     def _elementwise(self, name: str, arguments: dict[str, Any], written: Region) -> bool:
@@ -143,23 +158,24 @@ class _Reader:
     def _change(self, name: str, arguments: dict[str, Any], dtype: torch.dtype) -> _Change | None:
         """Return what an operation does to an initializer; None if it is not known here."""
         if name == "neg":
-            return lambda i: affine(i, -1.0, 0.0, dtype)
+            return _Change(lambda i: affine(i, -1.0, 0.0, dtype), negates=True)
         if name == "erfinv":
-            return inverse_erf
+            return _Change(inverse_erf)
         if name == "clamp":
             low, high = arguments["min"], arguments["max"]
             if isinstance(low, Region) or isinstance(high, Region):
                 return None
-            return lambda i: clamped(i, low, high)
+            return _Change(lambda i: clamped(i, low, high))
         if name not in ("mul", "div", "add", "sub") or arguments.get("rounding_mode"):
             return None
         number = self._number(arguments["other"])
         if number is None or (name == "div" and number == 0):
             return None
         if name in ("mul", "div"):
-            return lambda i: affine(i, number if name == "mul" else 1.0 / number, 0.0, dtype)
+            scale = number if name == "mul" else 1.0 / number
+            return _Change(lambda i: affine(i, scale, 0.0, dtype), negates=scale < 0)
         shift = number * float(arguments.get("alpha", 1)) * (1.0 if name == "add" else -1.0)
-        return lambda i: affine(i, 1.0, shift, dtype)
+        return _Change(lambda i: affine(i, 1.0, shift, dtype))
 
     def _number(self, value: Any) -> float | None:
         """Return an argument as a number: itself, or the value of a tensor of one constant."""
@@ -196,15 +212,15 @@ class _Reader:
             return False
         if not self._tape.covers(source) or not self._tape.covers(written):
             known = self._at(source)
-            made = None if known is None else change(known.initializer)
-            if known is None or made is None or source.shape != written.shape:
+            made = None if known is None else change.of(known)
+            if made is None or source.shape != written.shape:
                 return False
-            return self._put(written, replace(known, initializer=made))
+            return self._put(written, made)
         if (source.shape, source.strides) != (written.shape, written.strides):
             return False
         entries = []
         for entry in sheet:
-            made = change(entry.value.initializer)
+            made = change.of(entry.value)
             if made is None:
                 return False
             moved = entry.region._replace(
@@ -212,7 +228,7 @@ class _Reader:
                 offset=entry.region.offset - source.offset + written.offset,
                 dtype=written.dtype,
             )
-            entries.append(Entry(moved, replace(entry.value, initializer=made)))
+            entries.append(Entry(moved, made))
         self.sheets[written.storage] = entries
         return True
 
