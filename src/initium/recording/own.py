@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from initium.backends.run import run
 from initium.planning.jobs import Job
@@ -26,6 +27,8 @@ __all__ = ["Own", "own_starts"]
 
 #: How each tensor of a model starts, for models whose tensors have memory by now.
 _known: weakref.WeakKeyDictionary[nn.Module, dict[str, Start]] = weakref.WeakKeyDictionary()
+#: Tensors of recorded models that have memory by now.
+_drawn = WeakIdKeyDictionary()
 
 
 def own_starts(module: nn.Module) -> dict[str, Start]:
@@ -68,6 +71,16 @@ def own_starts(module: nn.Module) -> dict[str, Start]:
         _check_same(tensors, known)
         return known
     for name, tensor in tensors.items():
+        if tensor in _drawn:
+            raise RecordingError(
+                f"{name} was drawn already, as a part of another module than this one; expected the module "
+                "that was drawn"
+            )
+        if tensor.is_meta and tape.is_changed(tensor):
+            raise RecordingError(
+                f"{name} was changed after the recording, which has no effect without memory; expected all "
+                "initialisation within the recording, or after the model is drawn"
+            )
         if not tensor.is_meta and not tape.knows(tensor):
             tensors[name] = tape.constant(tensor)  # made without an operation of torch, or outside: it stays
         elif not tape.knows(tensor):
@@ -228,7 +241,11 @@ class Own:
                 # An expanded tensor has one place for several elements, and torch does not write to it.
                 distinct = tuple(slice(0, 1) if step == 0 else slice(None) for step in target.stride())
                 target[distinct].copy_(values[distinct])
+        given = tensors_of(self.module)
         replace_tensors(self.module, self.tensors)
+        for name, tensor in tensors_of(self.module).items():
+            if given[name].is_meta:
+                _drawn[tensor] = True
 
 
 class _Memory:

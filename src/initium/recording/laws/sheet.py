@@ -7,11 +7,13 @@ operation is not known here, the result is a program: `initium.recording.tape.re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from initium.initializers.basic import Constant, Initializer, Normal, Uniform
 from initium.recording.laws.affine import affine, clamped, converted, inverse_erf
@@ -109,7 +111,9 @@ class _Change(NamedTuple):
     def of(self, value: Value) -> Value | None:
         """Return the changed value; None if there is no initializer for it."""
         made = self.law(value.initializer)
-        return made and replace(value, initializer=made, is_negated=value.is_negated != self.negates)
+        if made is None:
+            return None
+        return replace(value, initializer=made, is_negated=value.is_negated != self.negates)
 
 
 class _Reader:
@@ -137,11 +141,13 @@ class _Reader:
             return initializer is not None and self._put(written, Value(initializer, position))
         if step.operation == CONSTANT:
             value = step.arguments[0]
-            return value.numel() == 1 and self._put(written, Value(Constant(float(value))))
+            return value.numel() == 1 and not value.isnan() and self._put(written, _constant(value))
         arguments = bound(step.operation, step.arguments, step.keywords)
         if step.name in _CONSTANTS:
             number = self._number(_CONSTANTS[step.name](arguments))
-            return number is not None and self._put(written, _constant(number, written.dtype))
+            if number is None or math.isnan(number):
+                return False
+            return self._put(written, _constant(torch.tensor(number, dtype=written.dtype)))
         if step.name in _COPIES:
             source = arguments["src"] if step.name == "aten::copy_" else arguments["self"]
             change = _Change(lambda i: converted(i, source.dtype, written.dtype))
@@ -173,9 +179,20 @@ class _Reader:
             return None
         if name in ("mul", "div"):
             scale = number if name == "mul" else 1.0 / number
-            return _Change(lambda i: affine(i, scale, 0.0, dtype), negates=scale < 0)
+
+            def scaled(i: Initializer) -> Initializer | None:
+                if name == "div" and isinstance(i, Constant):
+                    return Constant((torch.tensor(i.value, dtype=dtype) / number).double().item())
+                return affine(i, scale, 0.0, dtype)
+
+            return _Change(scaled, negates=scale < 0)
         shift = number * float(arguments.get("alpha", 1)) * (1.0 if name == "add" else -1.0)
-        return _Change(lambda i: affine(i, 1.0, shift, dtype))
+        exact = arguments.get("alpha", 1) == 1  # the sum of constants
+
+        def shifted(i: Initializer) -> Initializer | None:
+            return affine(i, 1.0, shift, dtype) if exact or not isinstance(i, Constant) else None
+
+        return _Change(shifted)
 
     def _number(self, value: Any) -> float | None:
         """Return an argument as a number: itself, or the value of a tensor of one constant."""
@@ -233,6 +250,6 @@ class _Reader:
         return True
 
 
-def _constant(number: float, dtype: torch.dtype) -> Value:
-    """Return a constant as a tensor of this dtype holds it."""
-    return Value(Constant(torch.tensor(number, dtype=dtype).double().item()))
+def _constant(number: Tensor) -> Value:
+    """Return a constant as a tensor of its dtype holds it."""
+    return Value(Constant(number.double().item()))

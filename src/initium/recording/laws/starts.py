@@ -40,6 +40,9 @@ def starts_of(tape: Tape, tensors: Mapping[str, Tensor]) -> dict[str, Start]:
     RecordingError
         If the record does not say how a tensor starts; the message names all such tensors, with the reason.
     """
+    for name, tensor in tensors.items():
+        if tensor.is_conj() or tensor.is_neg():
+            raise RecordingError(f"{name} is a lazy conjugate or negative; expected .resolve_conj()")
     regions = {name: tape.region(tensor) for name, tensor in tensors.items()}
     tied = _tied(tape, regions)
     reader = _Laws(tape)
@@ -172,9 +175,7 @@ class _Laws:
         """Leave to programs what shares a draw with a tensor that uses it in another way; return if any."""
         changed = False
         for position, names in self._users.items():
-            laws = {
-                (self._laws[name], self._regions[name]._replace(storage=0, offset=0)) for name in names
-            }
+            laws = {(self._laws[name], self._regions[name]._replace(storage=0, offset=0)) for name in names}
             if len(laws) == 1:
                 continue
             for name in names:

@@ -96,7 +96,7 @@ def receive(name: str, *args: Any, **kwargs: Any) -> Tensor:
     """Hand a call of a function of `torch.nn.init` to this thread's receiver, or to its own code if none."""
     entry = functions()[name]
     receiver: DrawFunction | None = getattr(receivers, "active", None)
-    if receiver is None:
+    if receiver is None or kwargs.get("generator") is not None:
         return entry.original(*args, **kwargs)
     bound = entry.signature.bind(*args, **kwargs)
     bound.apply_defaults()
