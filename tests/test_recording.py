@@ -7,10 +7,13 @@ code passes all with a probability above 0.999 for seeds of anybody's choice. Ne
 """
 
 import copy
+import io
 import math
+import pickle
 import random
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -108,7 +111,79 @@ VALUES = {
     "split": lambda: torch.arange(6.0).chunk(2)[1],
     "no elements": lambda: torch.empty(0, 3),
     "scalar": lambda: torch.ones(()) * 0.3,
+    "an index of lists": lambda: indexed(torch.zeros(4, 3)),
+    "an array, changed": lambda: changed_array(torch.ones(4)),
+    "from an array, which changes": lambda: from_changed_array(np.ones(4)),
+    "copied to itself": lambda: with_itself(torch.ones(4)),
+    "overlapping": lambda: with_overlaps(torch.ones(8)),
+    "a divided constant": lambda: torch.stack([torch.full((), float(n)).div_(3) for n in range(20)]),
+    "a conjugate": lambda: torch.polar(torch.ones(2), torch.arange(2.0)).conj().resolve_conj(),
+    "the imaginary part of it": lambda: torch.polar(torch.ones(2), torch.arange(2.0)).conj().imag.clone(),
+    "eigenvalues": lambda: torch.linalg.eig(torch.diag(torch.arange(1.0, 4.0)))[0].real.clone(),
+    "of its own seed": lambda: torch.randn(5, generator=torch.Generator().manual_seed(3)),
+    "an initializer of its own seed": lambda: nn.init.trunc_normal_(
+        torch.empty(5), generator=torch.Generator().manual_seed(3)
+    ),
+    "loaded": lambda: torch.load(io.BytesIO(SAVED))["x"] * 2,
+    "addresses": lambda: torch.tensor(len({t.data_ptr() for t in torch.zeros(3, 2)})),
+    "addresses of storages": lambda: torch.tensor(
+        len({torch.zeros(2).untyped_storage().data_ptr(), torch.ones(2).untyped_storage().data_ptr()})
+    ),
 }
+
+
+def indexed(x):
+    x[[0, -1]] = 1.0
+    x[np.array([2]), 1:] += x[[0], :2]
+    return x[:, [2, 1]]
+
+
+def changed_array(x):
+    x.numpy()[2] = 5
+    return x
+
+
+def from_changed_array(array):
+    x = torch.from_numpy(array)
+    array[1] = 7
+    return x
+
+
+def with_itself(x):
+    return x.copy_(x)
+
+
+def with_overlaps(x):
+    x.unfold(0, 3, 1).fill_(2.0)
+    return x
+
+
+def saved(x):
+    file = io.BytesIO()
+    torch.save({"x": x}, file)
+    return file.getvalue()
+
+
+SAVED = saved(torch.arange(6.0).view(2, 3))
+
+
+@pytest.mark.parametrize("x", [math.nan, [1.0, math.nan]])
+def test_not_a_number(x):
+    made = drawn(holding(lambda: torch.tensor(x))).x
+    assert made.isnan().equal(torch.tensor(x).isnan())
+
+
+def test_running_statistics_of_a_forward_pass():
+    def make():
+        layer = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        nn.init.constant_(layer[0].weight, 0.5)
+        nn.init.zeros_(layer[0].bias)
+        layer(torch.ones(8, 4))
+        return layer
+
+    expected, made = make()[1], drawn(make)[1]
+    assert torch.equal(made.running_mean, expected.running_mean)
+    assert torch.equal(made.running_var, expected.running_var) and made.num_batches_tracked == 1
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -205,6 +280,10 @@ LAWS = {
     "truncated, as in timm": (
         filled((4, 3), lambda w: timm_trunc_normal_(w, std=0.5, a=-1, b=1)),
         "truncated_normal(0, 0.5, -2, 2)",
+    ),
+    "truncated far away, as in timm": (
+        filled((4, 3), lambda w: timm_trunc_normal_(w, std=0.02)),
+        "truncated_normal(0, 0.02, -100, 100)",
     ),
     "orthogonal": (filled((4, 3), lambda w: nn.init.orthogonal_(w, 2)), "orthogonal(2)"),
     "sparse": (
@@ -375,6 +454,77 @@ def test_copied_embedding():
 
     one, two = drawn(make)
     assert torch.equal(one.weight, two.weight) and not one.weight[1].any() and one.weight[0].all()
+
+
+def mirrored(w):
+    part = torch.randn(2, 3)
+    w[:2], w[2:] = part, -part
+
+
+def repeated(w):
+    expert = torch.randn(3)
+    for row in w:
+        row.copy_(expert)
+
+
+@pytest.mark.parametrize("fill", [mirrored, repeated])
+def test_draws_that_a_tensor_has_twice(fill):
+    w = drawn(filled((4, 3), fill)).w
+    assert torch.equal(w[2:].abs(), w[:2].abs()) and torch.equal(w[0], w[1]) == (fill is repeated)
+
+
+COPIES = {
+    "negated": lambda a: -a,
+    "turned around": lambda a: a * -1 + 1,
+    "transposed": lambda a: a.t().clone(),
+    "transposed and contiguous": lambda a: a.t().contiguous(),
+    "in another dtype": lambda a: a.double().neg(),
+}
+
+
+@pytest.mark.parametrize("first", [torch.randn, torch.rand])
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_of_another_kind(name, first):
+    """A copy that is turned around is not the draw, though its law is the same."""
+
+    def make():
+        a = first(5, 5)
+        return nn.ParameterList([a, COPIES[name](a)])
+
+    a, b = drawn(make)
+    assert torch.equal(b, COPIES[name](a))
+
+
+def test_draws_in_the_order_of_other_axes():
+    def make():
+        w = torch.empty(5, 5)
+        w.t().normal_()
+        return nn.ParameterList([w, w.exp()])
+
+    w, other = drawn(make)
+    assert torch.equal(other, w.exp())
+
+
+def test_a_part_drawn_again_after_a_copy():
+    def make():
+        a = torch.randn(6, 3)
+        b = a.clone()
+        a[3:].normal_()
+        return nn.ParameterList([a, b])
+
+    a, b = drawn(make)
+    assert torch.equal(a[:3], b[:3]) and not (a[3:] == b[3:]).any()
+
+
+def test_parts_that_two_tensors_have_in_another_order():
+    def make():
+        a, b = torch.randn(3), torch.randn(3)
+        w, v = torch.empty(2, 3), torch.empty(2, 3)
+        w[0], w[1], v[0], v[1] = a, b, b, a
+        return nn.ParameterList([w, v])
+
+    w, v = drawn(make)
+    assert torch.equal(w, v.flip(0)) and not torch.equal(w, v)
 
 
 def test_draws_that_programs_share():
@@ -598,6 +748,18 @@ def with_python(w):
     w.fill_(random.random())
 
 
+def in_a_thread():
+    with ThreadPoolExecutor(1) as threads:
+        return nn.Sequential(nn.Linear(2, 2), threads.submit(nn.Linear, 2, 2).result())
+
+
+def with_another_way(w):
+    try:
+        w.fill_(torch.rand(1).item())
+    except RuntimeError:
+        w.fill_(1.0)
+
+
 OUTSIDE = torch.zeros(2)
 
 ERRORS = {
@@ -625,6 +787,15 @@ ERRORS = {
         True,
     ),
     "within a recording": (lambda: recorded(Plain), "recording already", True),
+    "an error that the code catches": (filled((4,), with_another_way), "went on after this error", True),
+    "another thread": (in_a_thread, "a Linear was built by another thread", True),
+    "pickled": (lambda: pickle.loads(pickle.dumps(nn.Linear(2, 2))), "is saved or pickled", True),
+    "sparse": (holding(lambda: torch.eye(2).to_sparse()), "makes a sparse tensor", True),
+    "a lazy conjugate": (
+        holding(lambda: torch.polar(torch.ones(2), torch.ones(2)).conj()),
+        "x is a lazy conjugate",
+        True,
+    ),
 }
 
 
@@ -665,6 +836,31 @@ def test_changes_after_the_recording():
         RecordingError, match=r"layer\.(weight|bias) is .* expected a model as it was recorded"
     ):
         ini.init_model(module, "own", seed=1)
+
+
+def test_initialisation_after_the_recording():
+    module = recorded(Plain)
+    nn.init.zeros_(module.layer.bias)
+    with pytest.raises(RecordingError, match=r"layer.bias was changed after the recording"):
+        ini.init_model(module, "own", seed=1)
+
+
+def test_a_part_of_a_drawn_module():
+    module = drawn(Plain)
+    with pytest.raises(RecordingError, match="weight was drawn already, as a part of another module"):
+        ini.init_model(module.layer, "own", seed=2)
+
+
+def test_hooks_of_parameters_stay():
+    class Hooked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3))
+            self.w.register_hook(lambda gradient: gradient * 0)
+
+    module = drawn(Hooked)
+    module.w.sum().backward()
+    assert not module.w.grad.any()
 
 
 def test_arguments():

@@ -218,7 +218,7 @@ def init_model(
         If an initializer needs the input and output axes of a parameter, and its module does not state them.
     TypeError, ValueError
         If an argument is wrong; the message names the parameter, and nothing has been written.
-    initium.recording.tape.recorder.RecordingError
+    initium.recording.tape.errors.RecordingError
         If a rule is `own`, and it is not known how a tensor starts; nothing has been written.
 
     Warns

@@ -29,7 +29,7 @@ def own_of_config(model: Architecture, dtype: str | None = None) -> tuple[Archit
 
     Raises
     ------
-    initium.recording.tape.recorder.RecordingError
+    initium.recording.tape.errors.RecordingError
         If it cannot be recorded how a tensor starts.
     ModuleNotFoundError
         If transformers or torch is missing.

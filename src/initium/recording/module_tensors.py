@@ -26,6 +26,8 @@ def registered(module: nn.Module) -> dict[str, Tensor]:
     for name, tensor in found.items():
         if is_lazy(tensor):
             raise ValueError(f"{name} is lazy and has no shape yet; call the module once before")
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{name} has the layout {tensor.layout}; expected a dense tensor")
         if is_traceable_wrapper_subclass(tensor):
             raise ValueError(f"{name} is a {type(tensor).__qualname__}; expected a plain tensor")
     return found
@@ -84,6 +86,12 @@ def _like(old: Tensor, new: Tensor) -> Tensor:
         return new.requires_grad_(old.requires_grad)
     made: Tensor = torch.Tensor._make_subclass(type(old), new, old.requires_grad)
     made.__dict__.update(old.__dict__)
+    for hooks, register in (
+        (old._backward_hooks, made.register_hook),
+        (old._post_accumulate_grad_hooks, made.register_post_accumulate_grad_hook),
+    ):
+        for hook in (hooks or {}).values():
+            register(hook)
     return made
 
 

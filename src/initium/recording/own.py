@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from initium.backends.run import run
 from initium.models.torch_modules import parameters_of
@@ -21,7 +22,8 @@ from initium.recipes.rules import Assignment, Rules, Skip, assign
 from initium.recording.laws.start import Given, Piece, Start
 from initium.recording.laws.starts import starts_of
 from initium.recording.module_tensors import registered, replace_tensors, tensors_of
-from initium.recording.tape.recorder import RecordingError, recording, tape_of
+from initium.recording.tape.errors import RecordingError
+from initium.recording.tape.recorder import recording, tape_of
 from initium.recording.tape.tape import Tape
 
 __all__ = ["Own", "own_starts"]
@@ -29,6 +31,8 @@ __all__ = ["Own", "own_starts"]
 
 #: How each tensor of a model starts, for models whose tensors have memory by now.
 _known: weakref.WeakKeyDictionary[nn.Module, dict[str, Start]] = weakref.WeakKeyDictionary()
+#: Tensors of recorded models that have memory by now.
+_drawn = WeakIdKeyDictionary()
 
 
 def own_starts(module: nn.Module) -> dict[str, Start]:
@@ -77,6 +81,16 @@ def _on_tape(tape: Tape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors that a tape knows; one that has values already keeps them."""
     found = {}
     for name, tensor in tensors.items():
+        if tensor in _drawn:
+            raise RecordingError(
+                f"{name} was drawn already, as a part of another module than this one; expected the module "
+                "that was drawn"
+            )
+        if tensor.is_meta and tape.is_changed(tensor):
+            raise RecordingError(
+                f"{name} was changed after the recording, which has no effect without memory; expected all "
+                "initialisation within the recording, or after the model is drawn"
+            )
         if tape.knows(tensor):
             found[name] = tensor
         elif tensor.is_meta:
@@ -253,7 +267,11 @@ class Own:
                 # An expanded tensor has one place for several elements, and torch does not write to it.
                 distinct = tuple(slice(0, 1) if step == 0 else slice(None) for step in target.stride())
                 target[distinct].copy_(values[distinct])
+        given = tensors_of(self.module)
         replace_tensors(self.module, self.tensors)
+        for name, tensor in tensors_of(self.module).items():
+            if given[name].is_meta:
+                _drawn[tensor] = True
 
 
 def _assigned(module: nn.Module, starts: Mapping[str, Start], rules: Rules) -> list[Assignment]:

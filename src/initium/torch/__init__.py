@@ -7,7 +7,8 @@ initium.
 from __future__ import annotations
 
 from initium.recording.own import own_starts
-from initium.recording.tape.recorder import RecordingError, recording
+from initium.recording.tape.errors import RecordingError
+from initium.recording.tape.recorder import recording
 from initium.torch import init
 from initium.torch.layers import default_rules, reset_parameters
 from initium.torch.patched import patched

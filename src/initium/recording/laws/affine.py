@@ -15,6 +15,8 @@ __all__ = ["affine", "clamped", "converted", "inverse_erf"]
 
 #: Relative difference up to which a clamp is at the bounds of a truncated normal.
 _CLOSE = 1e-6
+#: Distance from the mean, in standard deviations, beyond which a normal draw has a probability below 1e-22.
+_FAR = 10.0
 
 
 def affine(initializer: Initializer, scale: float, shift: float, dtype: torch.dtype) -> Initializer | None:
@@ -76,6 +78,8 @@ def clamped(initializer: Initializer, low: float | None, high: float | None) -> 
     """Return the law of a clamped draw, if the clamp only removes rounding errors at its bounds."""
     if isinstance(initializer, TruncatedNormal):
         ends = bounds_of(initializer)
+        if not all(map(math.isfinite, ends)):
+            return _cut(initializer, low, high)
     elif isinstance(initializer, Uniform):
         ends = initializer.low, initializer.high
     elif isinstance(initializer, Constant):
@@ -86,6 +90,16 @@ def clamped(initializer: Initializer, low: float | None, high: float | None) -> 
     slack = _CLOSE * (ends[1] - ends[0])
     inside = (low is None or low <= ends[0] + slack) and (high is None or high >= ends[1] - slack)
     return initializer if inside else None
+
+
+def _cut(initializer: TruncatedNormal, low: float | None, high: float | None) -> Initializer | None:
+    """Return the law of a normal draw that is clamped where it never is; None if it may be there."""
+    reach = _FAR * initializer.std
+    lower, upper = bounds_of(initializer)
+    if low is None or high is None or min(initializer.mean - low, high - initializer.mean) < reach:
+        return None
+    ends = max(low, lower), min(high, upper)
+    return TruncatedNormal(initializer.mean, initializer.std, *ends, absolute=True)
 
 
 def converted(initializer: Initializer, source: torch.dtype, dtype: torch.dtype) -> Initializer | None:

@@ -20,7 +20,10 @@ def box_in(tensor: Region, part: Region) -> Bounds | None:
     if part.dtype != tensor.dtype or part.offset < tensor.offset:
         return None
     rest = part.offset - tensor.offset
-    extents = {s: n for s, n in zip(part.strides, part.shape, strict=True) if n != 1}
+    steps = [(s, n) for s, n in zip(part.strides, part.shape, strict=True) if n != 1]
+    extents = dict(steps)
+    if len(extents) != len(steps):
+        return None  # its elements overlap
     bounds: dict[int, tuple[int, int]] = {}
     # From the axis with the largest step on, the offset has one digit per axis.
     axes = sorted(range(len(tensor.shape)), key=lambda axis: (-tensor.strides[axis], -tensor.shape[axis]))

@@ -7,11 +7,13 @@ operation is not known here, the result is a program: `initium.recording.tape.re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from initium.initializers.basic import Constant, Initializer, Normal, Uniform
 from initium.recording.laws.affine import affine, clamped, converted, inverse_erf
@@ -29,11 +31,15 @@ class Value:
     initializer
         The initializer, with the operations that followed.
     source
-        Position of the random step that drew them; None for constants.
+        Position of the random step that drew them; None for constants. The element of the region at an index
+        comes from the draw at the same index.
+    is_negated
+        Whether the operations that followed turn the order of the values around.
     """
 
     initializer: Initializer
     source: int | None = None
+    is_negated: bool = False
 
 
 class Entry(NamedTuple):
@@ -95,7 +101,19 @@ _CONSTANTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 _COPIES = frozenset(("aten::clone", "aten::_to_copy", "aten::copy_"))
 
-_Change = Callable[[Initializer], Initializer | None]
+
+class _Change(NamedTuple):
+    """What an operation does to an initializer, and whether it turns the order of the values around."""
+
+    law: Callable[[Initializer], Initializer | None]
+    negates: bool = False
+
+    def of(self, value: Value) -> Value | None:
+        """Return the changed value; None if there is no initializer for it."""
+        made = self.law(value.initializer)
+        if made is None:
+            return None
+        return replace(value, initializer=made, is_negated=value.is_negated != self.negates)
 
 
 class _Reader:
@@ -123,14 +141,17 @@ class _Reader:
             return initializer is not None and self._put(written, Value(initializer, position))
         if step.operation == CONSTANT:
             value = step.arguments[0]
-            return value.numel() == 1 and self._put(written, Value(Constant(float(value))))
+            return value.numel() == 1 and not value.isnan() and self._put(written, _constant(value))
         arguments = bound(step.operation, step.arguments, step.keywords)
         if step.name in _CONSTANTS:
             number = self._number(_CONSTANTS[step.name](arguments))
-            return number is not None and self._put(written, _constant(number, written.dtype))
+            if number is None or math.isnan(number):
+                return False
+            return self._put(written, _constant(torch.tensor(number, dtype=written.dtype)))
         if step.name in _COPIES:
             source = arguments["src"] if step.name == "aten::copy_" else arguments["self"]
-            return self._carry(source, written, lambda i: converted(i, source.dtype, written.dtype))
+            change = _Change(lambda i: converted(i, source.dtype, written.dtype))
+            return self._carry(source, written, change)
         return self._elementwise(step.name.removeprefix("aten::").rstrip("_"), arguments, written)
 
     def _elementwise(self, name: str, arguments: dict[str, Any], written: Region) -> bool:
@@ -143,23 +164,35 @@ class _Reader:
     def _change(self, name: str, arguments: dict[str, Any], dtype: torch.dtype) -> _Change | None:
         """Return what an operation does to an initializer; None if it is not known here."""
         if name == "neg":
-            return lambda i: affine(i, -1.0, 0.0, dtype)
+            return _Change(lambda i: affine(i, -1.0, 0.0, dtype), negates=True)
         if name == "erfinv":
-            return inverse_erf
+            return _Change(inverse_erf)
         if name == "clamp":
             low, high = arguments["min"], arguments["max"]
             if isinstance(low, Region) or isinstance(high, Region):
                 return None
-            return lambda i: clamped(i, low, high)
+            return _Change(lambda i: clamped(i, low, high))
         if name not in ("mul", "div", "add", "sub") or arguments.get("rounding_mode"):
             return None
         number = self._number(arguments["other"])
         if number is None or (name == "div" and number == 0):
             return None
         if name in ("mul", "div"):
-            return lambda i: affine(i, number if name == "mul" else 1.0 / number, 0.0, dtype)
+            scale = number if name == "mul" else 1.0 / number
+
+            def scaled(i: Initializer) -> Initializer | None:
+                if name == "div" and isinstance(i, Constant):
+                    return Constant((torch.tensor(i.value, dtype=dtype) / number).double().item())
+                return affine(i, scale, 0.0, dtype)
+
+            return _Change(scaled, negates=scale < 0)
         shift = number * float(arguments.get("alpha", 1)) * (1.0 if name == "add" else -1.0)
-        return lambda i: affine(i, 1.0, shift, dtype)
+        exact = arguments.get("alpha", 1) == 1  # the sum of constants
+
+        def shifted(i: Initializer) -> Initializer | None:
+            return affine(i, 1.0, shift, dtype) if exact or not isinstance(i, Constant) else None
+
+        return _Change(shifted)
 
     def _number(self, value: Any) -> float | None:
         """Return an argument as a number: itself, or the value of a tensor of one constant."""
@@ -196,15 +229,15 @@ class _Reader:
             return False
         if not self._tape.covers(source) or not self._tape.covers(written):
             known = self._at(source)
-            made = None if known is None else change(known.initializer)
-            if known is None or made is None or source.shape != written.shape:
+            made = None if known is None else change.of(known)
+            if made is None or source.shape != written.shape:
                 return False
-            return self._put(written, replace(known, initializer=made))
+            return self._put(written, made)
         if (source.shape, source.strides) != (written.shape, written.strides):
             return False
         entries = []
         for entry in sheet:
-            made = change(entry.value.initializer)
+            made = change.of(entry.value)
             if made is None:
                 return False
             moved = entry.region._replace(
@@ -212,11 +245,11 @@ class _Reader:
                 offset=entry.region.offset - source.offset + written.offset,
                 dtype=written.dtype,
             )
-            entries.append(Entry(moved, replace(entry.value, initializer=made)))
+            entries.append(Entry(moved, made))
         self.sheets[written.storage] = entries
         return True
 
 
-def _constant(number: float, dtype: torch.dtype) -> Value:
-    """Return a constant as a tensor of this dtype holds it."""
-    return Value(Constant(torch.tensor(number, dtype=dtype).double().item()))
+def _constant(number: Tensor) -> Value:
+    """Return a constant as a tensor of its dtype holds it."""
+    return Value(Constant(number.double().item()))

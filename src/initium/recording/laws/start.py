@@ -22,7 +22,7 @@ from initium.planning.runs import Run
 from initium.recording.laws.boxes import Bounds, size_of
 from initium.recording.laws.random_steps import SOURCES
 from initium.recording.laws.sheet import initializer_of
-from initium.recording.tape.recorder import RecordingError
+from initium.recording.tape.errors import RecordingError
 from initium.recording.tape.replay import replay
 from initium.recording.tape.tape import Region, Step, Tape
 from initium.regions.boxes import box_of, whole
@@ -101,8 +101,8 @@ class Program:
     def _steps(self) -> list[Step]:
         return [self.tape.steps[position] for position in self.tape.slice(self.region)]
 
-    def run(self, draw: DrawJobs) -> Tensor:
-        """Return the values: a new tensor on the CPU; `draw` draws the random steps."""
+    def run(self, draw: DrawJobs, fill: int = 0xFF) -> Tensor:
+        """Return the values: a new tensor on the CPU; `draw` draws the random steps. See `replay`."""
 
         def of_step(position: int, step: Step, arguments: dict[str, Any]) -> Sequence[Tensor]:
             region, name = step.writes[0], self.names[position]
@@ -113,7 +113,7 @@ class Program:
             source = _drawn(draw, kind, region.shape, torch.float64, name)
             return [compute(source, arguments).to(region.dtype)]
 
-        return replay(self.tape, self.region, of_step)
+        return replay(self.tape, self.region, of_step, fill)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +214,9 @@ class Start:
         """
         assert self.program is not None
         values = self.program.run(draw)
-        if (values.dtype.is_floating_point or values.dtype.is_complex) and values.isnan().any():
+        # NaN may be memory without values, or a value that the code sets.
+        unknown = values.isnan()
+        if unknown.any() and not unknown.equal(self.program.run(draw, fill=0).isnan()):
             raise RecordingError(f"{self.name}: {self.program} reads memory that no operation has written")
         return values
 

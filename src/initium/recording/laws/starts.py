@@ -14,7 +14,7 @@ from initium.recording.laws.boxes import Bounds, box_in, disjoint, extents, size
 from initium.recording.laws.random_steps import SOURCES
 from initium.recording.laws.sheet import Entry, initializer_of, sheet_of
 from initium.recording.laws.start import Piece, Program, Start
-from initium.recording.tape.recorder import RecordingError
+from initium.recording.tape.errors import RecordingError
 from initium.recording.tape.tape import Region, Step, Tape
 
 __all__ = ["starts_of"]
@@ -40,6 +40,9 @@ def starts_of(tape: Tape, tensors: Mapping[str, Tensor]) -> dict[str, Start]:
     RecordingError
         If the record does not say how a tensor starts; the message names all such tensors, with the reason.
     """
+    for name, tensor in tensors.items():
+        if tensor.is_conj() or tensor.is_neg():
+            raise RecordingError(f"{name} is a lazy conjugate or negative; expected .resolve_conj()")
     regions = {name: tape.region(tensor) for name, tensor in tensors.items()}
     tied = _tied(tape, regions)
     reader = _Laws(tape)
@@ -89,11 +92,43 @@ def _end(region: Region) -> int:
     return region.offset + 1 + sum((n - 1) * s for n, s in zip(region.shape, region.strides, strict=True))
 
 
+class _Use(NamedTuple):
+    """Which elements of a tensor come from a random step, and which of its draws they are.
+
+    Two tensors of one layout whose uses are equal are equal.
+    """
+
+    source: int
+    is_negated: bool
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    boxes: tuple[Bounds, ...]
+
+
 class _Law(NamedTuple):
     """The law of a tensor that needs no program: a piece for each box, and the random steps that it uses."""
 
     pieces: tuple[Piece, ...]
-    sources: frozenset[int]
+    uses: tuple[_Use, ...]
+
+    @property
+    def sources(self) -> frozenset[int]:
+        """The positions of the random steps."""
+        return frozenset(use.source for use in self.uses)
+
+    def is_drawn_by(self, step: Step, region: Region) -> bool:
+        """Return whether the tensor is the draw of one step, as it was drawn."""
+        drawn, initializer = step.writes[0], initializer_of(step)
+        if [piece.initializer for piece in self.pieces] != [initializer] or len(self.uses) != 1:
+            return False
+        use = self.uses[0]
+        layout = region.shape, region.strides, 0, region.dtype
+        return (
+            not use.is_negated
+            and layout == (use.shape, use.strides, use.offset, drawn.dtype)
+            and layout[:2] == (drawn.shape, drawn.strides)
+        )
 
 
 class _Laws:
@@ -140,21 +175,12 @@ class _Laws:
         """Leave to programs what shares a draw with a tensor that uses it in another way; return if any."""
         changed = False
         for position, names in self._users.items():
-            laws = {
-                (self._laws[name], self._regions[name].shape, self._regions[name].dtype) for name in names
-            }
+            laws = {(self._laws[name], self._regions[name]._replace(storage=0, offset=0)) for name in names}
             if len(laws) == 1:
                 continue
-            step = self._tape.steps[position]
-            drawn = initializer_of(step)
             for name in names:
-                law, region = self._laws[name], self._regions[name]
-                as_drawn = (
-                    law is not None
-                    and [piece.initializer for piece in law.pieces] == [drawn]
-                    and (region.shape, region.dtype) == (step.writes[0].shape, step.writes[0].dtype)
-                )
-                if law is not None and not as_drawn:
+                law = self._laws[name]
+                if law is not None and not law.is_drawn_by(self._tape.steps[position], self._regions[name]):
                     self._laws[name], changed = None, True
         return changed
 
@@ -208,7 +234,7 @@ def _law(tape: Tape, region: Region) -> _Law | None:
         If the steps leave elements without values.
     """
     if not region.size:
-        return _Law((), frozenset())
+        return _Law((), ())
     sheet = sheet_of(tape, region)
     if sheet is None or len(sheet) > _MOST_BOXES or not region.is_simple:
         return None
@@ -220,10 +246,23 @@ def _law(tape: Tape, region: Region) -> _Law | None:
     if sum(size_of(box) for rest in left for box in rest) != region.size:
         raise _WithoutValuesError("the model's own code leaves it, or a part of it, without values")
     used = [(rest, box, entry) for rest, box, entry in zip(left, known, sheet, strict=True) if rest]
-    sources = frozenset(e.value.source for _, _, e in used if e.value.source is not None)
+    uses = tuple(
+        _Use(
+            entry.value.source,
+            entry.value.is_negated,
+            entry.region.shape,
+            entry.region.strides,
+            entry.region.offset - region.offset,
+            tuple(rest),
+        )
+        for rest, _, entry in used
+        if entry.value.source is not None and not isinstance(entry.value.initializer, Constant)
+    )
+    if len({use.source for use in uses}) != len(uses):
+        return None  # one draw is in several places
     initializers = {entry.value.initializer for _, _, entry in used}
     if len(initializers) == 1 and isinstance(first := initializers.pop(), _ELEMENTWISE):
-        return _Law((Piece(_everything(region), region.shape, first),), sources)
+        return _Law((Piece(_everything(region), region.shape, first),), uses)
     pieces = []
     for rest, box, entry in used:
         initializer = entry.value.initializer
@@ -232,7 +271,7 @@ def _law(tape: Tape, region: Region) -> _Law | None:
             return None  # overwritten in part
         shape = entry.region.shape if is_own else None
         pieces += [Piece(b, shape or extents(b), initializer, is_own=is_own) for b in rest]
-    return _Law(tuple(pieces), sources)
+    return _Law(tuple(pieces), uses)
 
 
 def _box(tape: Tape, region: Region, entry: Entry) -> Bounds | None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from initium.recording.tape.init_functions import Call, DrawFunction, functions, receivers
@@ -61,6 +62,8 @@ def intercepted(receiver: DrawFunction) -> Iterator[None]:
     """Hand this thread's calls of the functions to `receiver` while the context is active."""
 
     def draw(call: Call) -> Tensor:
+        if call.generator not in (None, torch.default_generator):
+            return call.proceed()  # its operations name the generator
         receiver(call.tensor, call.initializer())
         return call.tensor
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -12,18 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from initium.recording.tape.errors import RecordingError
+from initium.recording.tape.generators import unused_generators
 from initium.recording.tape.interception import intercepted
 from initium.recording.tape.replay import RandomValueError, replay
-from initium.recording.tape.tape import Step, Tape, map_tensors, tensors_in
+from initium.recording.tape.tape import Region, Step, Tape, map_tensors, tensors_in
 
-__all__ = ["RecordingError", "recording", "tape_of"]
-
-
-class RecordingError(RuntimeError):
-    """Code did something that cannot be recorded."""
+__all__ = ["recording", "tape_of"]
 
 
 _META = torch.device("meta")
@@ -33,11 +30,28 @@ _ATEN = torch.ops.aten
 _active = threading.local()
 #: The tape of each module that was built while recording.
 _tapes: weakref.WeakKeyDictionary[nn.Module, Tape] = weakref.WeakKeyDictionary()
+#: Modules that other threads than the recording one built meanwhile.
+_elsewhere: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def tape_of(module: nn.Module) -> Tape | None:
     """Return the tape on which a module, or one of its parts, was built; None if there is none."""
-    return next((tape for part in module.modules() if (tape := _tapes.get(part)) is not None), None)
+    tape = next((tape for part in module.modules() if (tape := _tapes.get(part)) is not None), None)
+    strange = next((part for part in module.modules() if part in _elsewhere), None)
+    if tape is not None and strange is not None:
+        raise RecordingError(
+            f"a {type(strange).__qualname__} was built by another thread than the one that recorded the model"
+        )
+    return tape
+
+
+def _registered_on(tape: Tape) -> Iterator[Tensor]:
+    """Yield the parameters and buffers of the modules that were built on a tape."""
+    for module, of_module in list(_tapes.items()):
+        if of_module is tape:
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None and not is_lazy(tensor):
+                    yield tensor
 
 
 @contextmanager
@@ -78,12 +92,17 @@ def recording() -> Iterator[Tape]:
     with ExitStack() as stack:
         _active.tape = tape
         stack.callback(setattr, _active, "tape", None)
-        stack.enter_context(_unused_generators())
+        stack.enter_context(unused_generators())
         stack.enter_context(_registered(tape))
         stack.enter_context(intercepted(tape.draw))
         stack.enter_context(_Operations(tape))
         stack.enter_context(_Functions(tape))
         yield tape
+        tape.update()
+        tape.shared.clear()
+        tape.versions.update((id(t), (weakref.ref(t), t._version)) for t in _registered_on(tape))
+        if tape.failure is not None:
+            raise RecordingError(f"the code went on after this error: {tape.failure}") from tape.failure
 
 
 # --- modes of torch -----------------------------------------------------------------------------------------
@@ -99,7 +118,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[misc]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction(), _noted(self._tape):
             return self._run(func, args, kwargs or {})
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -107,7 +126,9 @@ class _Operations(TorchDispatchMode):  # type: ignore[misc]
         if func is _ATEN.lift_fresh.default or func is _ATEN.lift.default:
             if args[0].is_meta:
                 raise RecordingError("a tensor was made from data on the meta device, which drops the data")
-            return tape.constant(args[0])
+            made = tape.constant(args[0])
+            tape.share(tape.region(made), args[0])  # perhaps with an array
+            return made
         changed = _changed(func, args, kwargs)
         for tensor in changed:
             if not tensor.is_meta:
@@ -116,12 +137,19 @@ class _Operations(TorchDispatchMode):  # type: ignore[misc]
                     "within the recording"
                 )
         args, kwargs = map_tensors(self._on_meta, (args, kwargs))
+        generator = kwargs.get("generator")
+        if generator is not None and generator is not torch.default_generator:
+            return self._drawn_by(generator, func, args, kwargs, changed)
+        if func._schema.name == "aten::set_":  # no values change
+            loads = len(args) > 1 and isinstance(args[1], torch.UntypedStorage)
+            return func(*(self._on_one_device(*args) if loads else args), **kwargs)
         if any(argument.name == "device" for argument in func._schema.arguments):
             kwargs = {**kwargs, "device": _META}
         if _needs_values(func):
             return self._evaluated(func, args, kwargs)
         known = [tape.region(tensor) for tensor in tensors_in((args, kwargs))]
-        result = func(*args, **kwargs)
+        tape.update({region.storage for region in known})
+        result = _without_kernel(func, args, kwargs) if changed else _shaped(func, args, kwargs)
         if (
             not known
             and isinstance(result, Tensor)
@@ -132,8 +160,12 @@ class _Operations(TorchDispatchMode):  # type: ignore[misc]
         return result
 
     def _on_meta(self, tensor: Tensor) -> Tensor:
-        if tensor.is_conj() or tensor.is_neg():
-            raise RecordingError("a lazy conjugate or negative view cannot be recorded; call resolve_conj()")
+        if tensor.is_sparse or tensor.layout != torch.strided:
+            raise RecordingError(f"a tensor of layout {tensor.layout} cannot be recorded")
+        if tensor.is_conj():
+            return self._run(_ATEN._conj_physical.default, (tensor.conj(),), {})
+        if tensor.is_neg():
+            return self._run(_ATEN.neg.default, (torch._neg_view(tensor),), {})
         return tensor if tensor.is_meta else self._tape.constant(tensor)
 
     def _record(
@@ -147,6 +179,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[misc]
     ) -> None:
         tape = self._tape
         results = list(result) if isinstance(result, (tuple, list)) else [result]
+        _check_dense(func, results)
         outputs = tuple(
             tape.region(r) if isinstance(r, Tensor) and not tape.knows(r) else None for r in results
         )
@@ -157,8 +190,39 @@ class _Operations(TorchDispatchMode):  # type: ignore[misc]
         arguments, keywords = map_tensors(tape.region, (args, kwargs))
         step = Step(func, arguments, keywords, (), written + new, outputs if new else ())
         # What an operation overwrites, it does not read.
-        reads = tuple(r for r in inputs if not (step.overwrites and r in written))
+        reads = tuple(r for r in inputs if not (step.overwrites and r in written and inputs.count(r) == 1))
         tape.append(Step(func, arguments, keywords, reads, step.writes, step.outputs))
+
+    def _drawn_by(
+        self, generator: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], changed: list[Tensor]
+    ) -> Any:
+        """Run a random operation with a generator of the code itself, whose seed says the values."""
+        written = [self._tape.region(tensor) for tensor in changed]
+
+        def value(tensor: Tensor) -> Tensor:
+            if self._tape.region(tensor) in written:
+                return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+            return _replayed(self._tape, func, tensor)
+
+        values, keywords = map_tensors(value, (args, kwargs))
+        if any(argument.name == "device" for argument in func._schema.arguments):
+            keywords["device"] = _CPU
+        result = func(*values, **keywords)
+        if not changed:
+            return map_tensors(self._tape.constant, result)
+        for tensor in changed:
+            self._run(_ATEN.copy_.default, (tensor, self._tape.constant(result)), {})
+        return changed[0]
+
+    def _on_one_device(self, tensor: Tensor, storage: Any, *layout: Any) -> tuple[Any, ...]:
+        """Return the arguments of an operation that shows a storage, with a storage on the meta device."""
+        if storage.device == _META:
+            return (tensor, storage, *layout)
+        held = self._tape.loaded.get(storage._cdata)
+        if held is None:
+            data = torch.empty(0, dtype=torch.uint8).set_(storage)
+            held = self._tape.loaded[storage._cdata] = (storage, self._tape.constant(data).untyped_storage())
+        return (tensor, held[1], *layout)
 
     def _evaluated(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation whose result depends on values, which must not be random."""
@@ -168,11 +232,55 @@ class _Operations(TorchDispatchMode):  # type: ignore[misc]
         return map_tensors(self._tape.constant, func(*args, **kwargs))
 
 
+def _shaped(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operation on meta tensors; one that torch has not for them, on the CPU for its shapes only."""
+    try:
+        return func(*args, **kwargs)
+    except NotImplementedError:
+        pass
+    ones = map_tensors(lambda t: torch.ones(t.shape, dtype=t.dtype), (args, kwargs))
+    if "device" in kwargs:
+        ones[1]["device"] = _CPU
+    made = _without_kernel(func, *ones)
+    _check_dense(func, made)
+    return map_tensors(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=_META), made)
+
+
+def _check_dense(func: Any, results: Any) -> None:
+    if any(result.layout != torch.strided for result in tensors_in(results)):
+        raise RecordingError(f"{func} makes a sparse tensor, which cannot be recorded")
+
+
+def _without_kernel(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operation; raise an error that code does not expect if torch has it not for these tensors."""
+    try:
+        return func(*args, **kwargs)
+    except NotImplementedError as error:
+        raise RecordingError(f"torch cannot run {func} without values: {error}") from None
+
+
+@contextmanager
+def _noted(tape: Tape) -> Iterator[None]:
+    """Remember an error of the recording: code may catch it and go on in another way than with torch."""
+    try:
+        yield
+    except RecordingError as error:
+        tape.failure = error
+        raise
+
+
+#: Arguments that operations change without a word in their declaration.
+_CHANGED = {"aten::native_batch_norm": ("running_mean", "running_var")}
+
+
 def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """Return the tensors that an operation changes in place."""
     changed = []
+    undeclared = _CHANGED.get(func._schema.name, ())
     for position, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
+        if argument.name not in undeclared and (
+            argument.alias_info is None or not argument.alias_info.is_write
+        ):
             continue
         value = args[position] if position < len(args) else kwargs.get(argument.name)
         changed += tensors_in(value)
@@ -185,7 +293,9 @@ def _needs_values(func: Any) -> bool:
 
 
 #: Methods that hand values to Python or NumPy, without an operation that a mode sees.
-_READS = frozenset(getattr(Tensor, name) for name in ("numpy", "tolist", "__array__"))
+_READS = frozenset((Tensor.tolist,))
+#: Methods that share the memory of a tensor with NumPy.
+_SHARES = frozenset(getattr(Tensor, name) for name in ("numpy", "__array__"))
 
 
 class _Functions(TorchFunctionMode):  # type: ignore[misc]
@@ -201,7 +311,8 @@ class _Functions(TorchFunctionMode):  # type: ignore[misc]
         kwargs = kwargs or {}
         answer = _ANSWERS.get(func)
         if answer is not None:
-            return answer(self._tape, func, args, kwargs)
+            with _noted(self._tape):
+                return answer(self._tape, func, args, kwargs)
         # `_Operations` moves new tensors to the meta device; another device may not exist here.
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": _CPU}
@@ -219,10 +330,21 @@ def _values(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         return func(values, *rest, **kwargs)
 
 
+def _shared(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Show the values of a tensor as an array. What the code writes to the array is in the tensor too."""
+    tensor, *rest = args
+    values = _replayed(tape, func, tensor)
+    if tensor.is_meta:
+        tape.share(tape.region(tensor), values)
+    with _disable_current_modes():
+        return func(values, *rest, **kwargs)
+
+
 def _replayed(tape: Tape, func: Any, tensor: Tensor) -> Tensor:
     """Return the values of a tensor, which must not be random, for a function."""
     if not tensor.is_meta:
         return tensor
+    tape.update({tape.region(tensor).storage})
     try:
         return replay(tape, tape.region(tensor))
     except RandomValueError as error:
@@ -263,7 +385,55 @@ def _from_data(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     if not isinstance(data, Tensor):
         # torch reads numbers out of tensors within lists, and no mode sees it.
         data = map_tensors(lambda tensor: _values(tape, Tensor.tolist, (tensor,), {}), data)
+    if isinstance(data, torch.UntypedStorage):
+        with _disable_current_modes():
+            return tape.constant(func(data, *rest, **{**kwargs, "device": _CPU}))
     return func(data, *rest, **{**kwargs, "device": _CPU})
+
+
+def _indexed(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Index a tensor; the meta device drops the numbers of lists and arrays in an index."""
+    tensor, index, *rest = args
+    parts = index if isinstance(index, tuple) else (index,)
+    made = tuple(_index(tape, part) for part in parts)
+    return func(tensor, made if isinstance(index, tuple) else made[0], *rest, **kwargs)
+
+
+def _index(tape: Tape, part: Any) -> Any:
+    if isinstance(part, list) and not any(isinstance(n, slice) or n is None or n is ... for n in part):
+        dtype = None if part else torch.long
+        return _from_data(tape, torch.tensor, (part,), {"dtype": dtype})
+    is_array = type(part).__module__ == "numpy" and getattr(part, "ndim", 0) > 0
+    return torch.tensor(part, device=_CPU) if is_array else part
+
+
+def _address(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Return an address that differs between tensors of different memory; on the meta device all are 0."""
+    region = tape.region(args[0])
+    return _start(region) + region.offset * region.dtype.itemsize if region.size else 0
+
+
+def _start(region: Region) -> int:
+    return (region.storage + 1) << 40
+
+
+def _storage(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the storage of a tensor, which says an address too, and does not write data that it has not."""
+    storage = func(*args, **kwargs)
+    if storage.device == _META:
+        start = _start(tape.region(args[0])) if storage.nbytes() else 0
+        storage.data_ptr = lambda: start
+        storage.cpu = storage._write_file = _unwritten
+    return storage
+
+
+def _unwritten(*args: Any) -> Any:
+    """Take the place of methods that torch calls to save a tensor: they read memory that is not there."""
+    error = RecordingError("a tensor is saved or pickled, which cannot be recorded; expected copy.deepcopy")
+    tape: Tape | None = getattr(_active, "tape", None)
+    if tape is not None:
+        tape.failure = error
+    raise error
 
 
 def _new_tensor(tape: Tape, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -282,8 +452,13 @@ _ANSWERS: dict[Any, _Answer] = {
     Tensor.cuda: _same,
     Tensor.__deepcopy__: _copied,
     Tensor.new_tensor: _new_tensor,
+    Tensor.__getitem__: _indexed,
+    Tensor.__setitem__: _indexed,
+    Tensor.data_ptr: _address,
+    Tensor.untyped_storage: _storage,
     **dict.fromkeys((torch.tensor, torch.as_tensor, torch.asarray), _from_data),
     **dict.fromkeys(_READS, _values),
+    **dict.fromkeys(_SHARES, _shared),
 }
 
 
@@ -298,6 +473,8 @@ def _registered(tape: Tape) -> Iterator[None]:
     def remember(module: nn.Module, name: str, value: Any) -> None:
         if threading.get_ident() == thread:
             _tapes[module] = tape
+        else:
+            _elsewhere.add(module)
 
     registry = torch.nn.modules.module
     hooks = [
@@ -310,25 +487,3 @@ def _registered(tape: Tape) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _unused_generators() -> Iterator[None]:
-    """Raise if code has drawn with a generator whose values a tape would show as constants."""
-    numpy = sys.modules.get("numpy")
-    before = _states(numpy)
-    yield
-    for name, state in _states(numpy).items():
-        if state != before[name]:
-            raise RecordingError(
-                f"the code (or another thread) draws with {name}, whose values initium takes for "
-                "constants; expected the generators of torch"
-            )
-
-
-def _states(numpy: Any) -> dict[str, Any]:
-    states: dict[str, Any] = {"Python's module random": random.getstate()}
-    if numpy is not None:
-        kind, key, *rest = numpy.random.get_state(legacy=True)
-        states["numpy.random"] = (kind, key.tobytes(), *rest)
-    return states

@@ -26,7 +26,7 @@ def _refuse(position: int, step: Step, arguments: dict[str, Any]) -> Sequence[Te
     raise RandomValueError(f"random ({step.name})")
 
 
-def replay(tape: Tape, region: Region, draw: Draw = _refuse) -> Tensor:
+def replay(tape: Tape, region: Region, draw: Draw = _refuse, fill: int = 0xFF) -> Tensor:
     """Return the values of a region: a new tensor on the CPU.
 
     Parameters
@@ -37,6 +37,8 @@ def replay(tape: Tape, region: Region, draw: Draw = _refuse) -> Tensor:
         The region.
     draw
         Returns the values of a random step's outputs.
+    fill
+        The byte in memory that no step has written. 0xFF is NaN, in all dtypes of floats.
 
     Raises
     ------
@@ -44,7 +46,7 @@ def replay(tape: Tape, region: Region, draw: Draw = _refuse) -> Tensor:
         If the values depend on a random draw, and `draw` is not given.
     """
     with torch.no_grad(), _disable_current_modes(), torch._C.DisableTorchFunction():
-        memory = _Memory(tape)
+        memory = _Memory(tape, fill)
         for position in tape.slice(region):
             _run(tape.steps[position], position, memory, draw)
         return memory.tensor(region).clone(memory_format=torch.contiguous_format)
@@ -53,16 +55,16 @@ def replay(tape: Tape, region: Region, draw: Draw = _refuse) -> Tensor:
 class _Memory:
     """Memory for the storages of a tape."""
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, fill: int) -> None:
         self._tape = tape
+        self._fill = fill
         self._storages: dict[int, Tensor] = {}
 
     def tensor(self, region: Region) -> Tensor:
         """Return the tensor of a region; its storage is allocated at its first use."""
         held = self._storages.get(region.storage)
         if held is None:
-            # NaN, in all dtypes of floats: what no step writes shows.
-            held = torch.full((self._tape.nbytes(region.storage),), 0xFF, dtype=torch.uint8)
+            held = torch.full((self._tape.nbytes(region.storage),), self._fill, dtype=torch.uint8)
             self._storages[region.storage] = held
         view = torch.empty(0, dtype=region.dtype)
         return view.set_(held.untyped_storage(), region.offset, region.shape, region.strides)

@@ -6,12 +6,13 @@ is a `Region` of a storage, and an operation is a `Step` that reads and writes r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = ["CONSTANT", "DRAW", "UNDEFINED", "Region", "Step", "Tape", "bound", "map_tensors", "tensors_in"]
@@ -121,6 +122,14 @@ class Step:
         return all(region in self.outputs for region in self.writes)
 
 
+class _Shared(NamedTuple):
+    """Memory that code may change through NumPy, and its values at the last look."""
+
+    region: Region
+    memory: Tensor
+    seen: Tensor
+
+
 @dataclass(eq=False)
 class Tape:
     """Steps in the order in which they ran, and the storages that they use."""
@@ -129,6 +138,14 @@ class Tape:
     _storages: list[Any] = field(default_factory=list)  # keeps the identities below from being used again
     _numbers: dict[int, int] = field(default_factory=dict)
     _writers: list[list[int]] = field(default_factory=list)  # positions of the steps that write each storage
+    #: Memory that code may change through NumPy, by storage.
+    shared: dict[int, list[_Shared]] = field(default_factory=dict)
+    #: Storages with data that code loads from files, with those that stand for them.
+    loaded: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    #: Registered tensors by id, with how often each was changed when the recording ended.
+    versions: dict[int, tuple[Any, int]] = field(default_factory=dict)
+    #: The last error of the recording.
+    failure: Exception | None = None
 
     def knows(self, tensor: Tensor) -> bool:
         """Return whether a tensor is on this tape."""
@@ -165,6 +182,28 @@ class Tape:
         made = torch.empty_strided(kept.shape, kept.stride(), dtype=kept.dtype, device="meta")
         self.append(Step(CONSTANT, (kept,), {}, (), (self.region(made),), ()))
         return made
+
+    def is_changed(self, tensor: Tensor) -> bool:
+        """Return whether an operation has changed a registered tensor since the recording ended."""
+        known, version = self.versions.get(id(tensor), (None, 0))
+        return known is not None and known() is tensor and tensor._version != version
+
+    def share(self, region: Region, memory: Tensor) -> None:
+        """Remember that code may change the values of a region through memory outside the tape."""
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            memory = memory.detach()
+            self.shared.setdefault(region.storage, []).append(_Shared(region, memory, memory.clone()))
+
+    def update(self, storages: Iterable[int] | None = None) -> None:
+        """Record what code has changed through NumPy in some storages, or in all."""
+        looked_at = self.shared.keys() if storages is None else self.shared.keys() & set(storages)
+        if not looked_at:
+            return
+        with torch.no_grad(), _disable_current_modes(), torch._C.DisableTorchFunction():
+            for shared in (shared for storage in looked_at for shared in self.shared[storage]):
+                if not torch.equal(shared.memory, shared.seen):
+                    shared.seen.copy_(shared.memory)
+                    self.append(Step(CONSTANT, (shared.memory.clone(),), {}, (), (shared.region,), ()))
 
     def draw(self, tensor: Tensor, initializer: Any) -> None:
         """Record that an initializer draws a tensor."""
