@@ -173,17 +173,21 @@ def test_not_a_number(x):
     assert made.isnan().equal(torch.tensor(x).isnan())
 
 
-def test_running_statistics_of_a_forward_pass():
+@pytest.mark.parametrize("is_training", [False, True])
+def test_a_forward_pass(is_training):
+    """Also the statistics of norms, which the pass changes."""
+
     def make():
-        layer = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        layer = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).train(is_training)
         nn.init.constant_(layer[0].weight, 0.5)
         nn.init.zeros_(layer[0].bias)
-        layer(torch.ones(8, 4))
+        layer.register_buffer("seen", layer(torch.ones(8, 4)).detach())
         return layer
 
-    expected, made = make()[1], drawn(make)[1]
-    assert torch.equal(made.running_mean, expected.running_mean)
-    assert torch.equal(made.running_var, expected.running_var) and made.num_batches_tracked == 1
+    expected, made = make(), drawn(make)
+    assert torch.equal(made[1].running_mean, expected[1].running_mean)
+    assert torch.equal(made[1].running_var, expected[1].running_var)
+    assert made[1].num_batches_tracked == is_training and torch.allclose(made.seen, expected.seen)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -346,6 +350,9 @@ LARGE = {
     "permuted": lambda w: w.view(-1).copy_(torch.randperm(w.numel())),
     "bernoulli by tensor": lambda w: w.copy_(torch.bernoulli(torch.full_like(w, 0.3))),
     "randn_like": lambda w: w.copy_(torch.randn_like(w) * 0.3),
+    "complex": lambda w: w.copy_(torch.view_as_real(torch.randn(*w.shape, dtype=torch.cfloat))[..., 1]),
+    "complex, uniform": lambda w: w.copy_(torch.rand(w.shape, dtype=torch.cdouble).imag * 2),
+    "complex, with a mean": lambda w: w.copy_(torch.empty(w.shape, dtype=torch.cfloat).normal_(1, 2).imag),
     "square": lambda w: w.copy_(torch.rand_like(w) ** 2),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,11 +11,21 @@ from torch import Tensor
 
 from initium.initializers.basic import Initializer, Normal, Uniform
 
-__all__ = ["SOURCES"]
+__all__ = ["SOURCES", "of_parts"]
 
 _Compute = Callable[[Tensor, dict[str, Any]], Tensor]
 
 _unit, _standard = Uniform(0.0, 1.0), Normal(0.0, 1.0)
+
+
+def of_parts(initializer: Initializer | None) -> Initializer | None:
+    """Return the law of the real and the imaginary part of complex draws; None if it is not known.
+
+    Torch halves the variance of complex normal draws, and adds the mean to both parts.
+    """
+    if isinstance(initializer, Normal):
+        return Normal(initializer.mean, initializer.std * math.sqrt(0.5))
+    return initializer if isinstance(initializer, Uniform) else None
 
 
 def _normal(drawn: Tensor, a: dict[str, Any]) -> Tensor:

@@ -20,7 +20,7 @@ from initium.memory.arrays import destination_of
 from initium.planning.jobs import Job, job_of
 from initium.planning.runs import Run
 from initium.recording.laws.boxes import Bounds, size_of
-from initium.recording.laws.random_steps import SOURCES
+from initium.recording.laws.random_steps import SOURCES, of_parts
 from initium.recording.laws.sheet import initializer_of
 from initium.recording.tape.errors import RecordingError
 from initium.recording.tape.replay import replay
@@ -107,6 +107,9 @@ class Program:
         def of_step(position: int, step: Step, arguments: dict[str, Any]) -> Sequence[Tensor]:
             region, name = step.writes[0], self.names[position]
             initializer = initializer_of(step)
+            if region.dtype.is_complex and (parts := of_parts(initializer)) is not None:
+                drawn = _drawn(draw, parts, (*region.shape, 2), region.dtype.to_real(), name)
+                return [torch.view_as_complex(drawn)]
             if initializer is not None:
                 return [_drawn(draw, initializer, region.shape, region.dtype, name)]
             kind, compute = SOURCES[step.name]

@@ -7,11 +7,12 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from initium.initializers.basic import Constant, Normal, TruncatedNormal, Uniform
 from initium.recording.laws.boxes import Bounds, box_in, disjoint, extents, size_of
-from initium.recording.laws.random_steps import SOURCES
+from initium.recording.laws.random_steps import SOURCES, of_parts
 from initium.recording.laws.sheet import Entry, initializer_of, sheet_of
 from initium.recording.laws.start import Piece, Program, Start
 from initium.recording.tape.errors import RecordingError
@@ -220,9 +221,17 @@ def _refused(steps: Iterable[Step]) -> str | None:
             continue
         if initializer_of(step) is None and step.name not in SOURCES:
             return f"initium does not draw as {step.name} does"
-        if any(not (w.dtype.is_floating_point or step.name in SOURCES) for w in step.writes):
+        if any(not _can_draw(step, written.dtype) for written in step.writes):
             return f"{step.name} draws values of {step.writes[0].dtype}"
     return None
+
+
+def _can_draw(step: Step, dtype: torch.dtype) -> bool:
+    """Return whether a program can draw what a random step draws in a dtype."""
+    initializer = initializer_of(step)
+    if dtype.is_complex and initializer is not None:
+        return dtype != torch.complex32 and of_parts(initializer) is not None
+    return dtype.is_floating_point or (step.name in SOURCES and not dtype.is_complex)
 
 
 def _law(tape: Tape, region: Region) -> _Law | None:

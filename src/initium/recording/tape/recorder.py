@@ -18,7 +18,7 @@ from initium.recording.tape.errors import RecordingError
 from initium.recording.tape.generators import unused_generators
 from initium.recording.tape.interception import intercepted
 from initium.recording.tape.replay import RandomValueError, replay
-from initium.recording.tape.tape import Region, Step, Tape, map_tensors, tensors_in
+from initium.recording.tape.tape import Region, Step, Tape, bound, map_tensors, tensors_in
 
 __all__ = ["recording", "tape_of"]
 
@@ -269,14 +269,17 @@ def _noted(tape: Tape) -> Iterator[None]:
         raise
 
 
-#: Arguments that operations change without a word in their declaration.
-_CHANGED = {"aten::native_batch_norm": ("running_mean", "running_var")}
+def _undeclared(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
+    """Return the arguments that an operation changes without a word in its declaration."""
+    if func._schema.name == "aten::native_batch_norm" and bound(func, args, kwargs)["training"]:
+        return "running_mean", "running_var"
+    return ()
 
 
 def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """Return the tensors that an operation changes in place."""
     changed = []
-    undeclared = _CHANGED.get(func._schema.name, ())
+    undeclared = _undeclared(func, args, kwargs)
     for position, argument in enumerate(func._schema.arguments):
         if argument.name not in undeclared and (
             argument.alias_info is None or not argument.alias_info.is_write
