@@ -270,9 +270,9 @@ def _init_own(
     if dtype is not None:
         raise ValueError(f"dtype={dtype!r} with the rule {own!r}; expected a module that has this dtype")
     from initium.recording.module_tensors import tensors_of
-    from initium.recording.own import Own
+    from initium.recording.own import Prepared
 
-    prepared = Own.of(module, rules, seed, device, threads)
+    prepared = Prepared.of(module, rules, seed, device, threads)
     made = plan(prepared.jobs(), seed)
     begin = time.perf_counter()
     run_plan(made, backend=backend, threads=threads, progress=progress)

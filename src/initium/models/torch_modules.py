@@ -13,7 +13,7 @@ from initium.layouts import IN_OUT, OUT_IN, TRANSPOSED, GroupedTransposed, Layou
 from initium.models.architecture import Parametrized
 from initium.models.stacks import stack_layouts
 
-__all__ = ["ModuleParameter", "Role", "parameters_of"]
+__all__ = ["ModuleParameter", "Role", "joined", "parameters_of"]
 
 Role: TypeAlias = Literal[
     "matrix",
@@ -117,8 +117,8 @@ def parameters_of(module: Any) -> dict[str, ModuleParameter]:
         for tensor, parametrizations in _parametrizations(part):
             inherited |= _originals(part, prefix, tensor, parametrizations)
         for name, parameter in known.items():
-            found[_joined(prefix, name)] = parameter
-            owners[_joined(prefix, name)] = type(part)
+            found[joined(prefix, name)] = parameter
+            owners[joined(prefix, name)] = type(part)
     return _decided_by_class(found, owners)
 
 
@@ -139,7 +139,8 @@ def _decided_by_class(
     return made
 
 
-def _joined(prefix: str, name: str) -> str:
+def joined(prefix: str, name: str) -> str:
+    """Return the full name of a tensor in the module with the name `prefix`."""
     return f"{prefix}.{name}" if prefix else name
 
 
@@ -170,7 +171,7 @@ def _own(part: Any, prefix: str) -> dict[str, ModuleParameter]:
     for name in shapes:
         tensor, carries, method = hooked.get(name, (None, True, ""))
         role, layout = roles[tensor if tensor is not None and carries else name]
-        parametrized = None if tensor is None else Parametrized(_joined(prefix, tensor), method)
+        parametrized = None if tensor is None else Parametrized(joined(prefix, tensor), method)
         made[name] = ModuleParameter(role, layout, parametrized)
     return made
 
@@ -358,7 +359,7 @@ def _originals(
     """
     method = " and ".join(type(one).__name__.lstrip("_") for one in parametrizations)
     axes = "original1" if method == "WeightNorm" else "original"
-    parametrized = Parametrized(_joined(prefix, tensor), method)
+    parametrized = Parametrized(joined(prefix, tensor), method)
     made = {}
     for owner in parametrizations.modules():
         shapes = _own_shapes(owner)

@@ -326,8 +326,12 @@ def assign(
     rules: RulesLike,
     layouts: Mapping[str, Layout] | None = None,
     parametrized: Mapping[str, Parametrized] | None = None,
+    *,
+    stacklevel: int = 5,
 ) -> list[Assignment]:
     """Match every tensor with the first rule that fits its name; see `match`.
+
+    `stacklevel` is that of the warning; by default it points at the caller of `initium.init_model`.
 
     Warns
     -----
@@ -339,7 +343,9 @@ def assign(
     unused = [rule.label for rule, hit in zip(ordered.rules, used, strict=True) if not (hit or rule.optional)]
     if unused:
         warnings.warn(
-            f"no remaining tensor matches the rule {_listed(unused)}", UnusedRuleWarning, stacklevel=5
+            f"no remaining tensor matches the rule {_listed(unused)}",
+            UnusedRuleWarning,
+            stacklevel=stacklevel,
         )
     return assignments
 

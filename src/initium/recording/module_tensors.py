@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from initium.models.torch_modules import joined
+
 __all__ = ["registered", "replace_tensors", "tensors_of"]
 
 
@@ -43,7 +45,7 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     held = {id(tensor) for tensor in found.values()}
     for prefix, part in module.named_modules():
         for key, value in part.__dict__.items():
-            for path, tensor in _within(value, _joined(prefix, key)):
+            for path, tensor in _within(value, joined(prefix, key)):
                 if id(tensor) not in held and not is_traceable_wrapper_subclass(tensor):
                     found[path] = tensor
     return found
@@ -93,10 +95,6 @@ def _like(old: Tensor, new: Tensor) -> Tensor:
         for hook in (hooks or {}).values():
             register(hook)
     return made
-
-
-def _joined(prefix: str, key: str) -> str:
-    return f"{prefix}.{key}" if prefix else key
 
 
 def _within(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:

@@ -26,7 +26,7 @@ from initium.recording.tape.errors import RecordingError
 from initium.recording.tape.recorder import recording, tape_of
 from initium.recording.tape.tape import Tape
 
-__all__ = ["Own", "own_starts"]
+__all__ = ["Prepared", "own_starts"]
 
 
 #: How each tensor of a model starts, for models whose tensors have memory by now.
@@ -198,7 +198,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class Own:
+class Prepared:
     """The starts of a module's tensors, with memory for them.
 
     Attributes
@@ -222,7 +222,9 @@ class Own:
     values: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, module: nn.Module, rules: Rules, seed: int, device: str | None, threads: int | None) -> Own:
+    def of(
+        cls, module: nn.Module, rules: Rules, seed: int, device: str | None, threads: int | None
+    ) -> Prepared:
         """Prepare to draw a module; nothing of it is written.
 
         Raises
@@ -279,7 +281,8 @@ def _assigned(module: nn.Module, starts: Mapping[str, Start], rules: Rules) -> l
     known = parameters_of(module)
     layouts = {name: parameter.layout for name, parameter in known.items() if parameter.layout is not None}
     computed = {name: p.parametrized for name, p in known.items() if p.parametrized is not None}
-    return assign({name: start.shape for name, start in starts.items()}, rules, layouts, computed)
+    shapes = {name: start.shape for name, start in starts.items()}
+    return assign(shapes, rules, layouts, computed, stacklevel=7)  # the caller of `init_model`
 
 
 def _changed(starts: Mapping[str, Start], assignments: Sequence[Assignment]) -> dict[str, Start]:

@@ -15,6 +15,7 @@ from initium.initializers.basic import Constant, Initializer, ones, zeros
 from initium.initializers.peers import torch_bias, torch_embedding, torch_linear, torch_rnn
 from initium.initializers.scaling import glorot_normal, glorot_uniform
 from initium.model import Report, init_model
+from initium.models.torch_modules import joined
 from initium.recipes.rules import Rule, Rules
 
 __all__ = ["default_rules", "reset_parameters"]
@@ -103,10 +104,10 @@ def default_rules(module: nn.Module) -> Rules:
         own = [name for name, _ in part.named_parameters(recurse=False)]
         defaults = next((make(part) for classes, make in _DEFAULTS if isinstance(part, classes)), None)
         if defaults is None:
-            unknown += [_joined(prefix, name) for name in own]
+            unknown += [joined(prefix, name) for name in own]
             continue
-        unknown += [_joined(prefix, name) for name in own if name not in defaults]
-        found |= {_joined(prefix, name): initializer for name, initializer in defaults.items()}
+        unknown += [joined(prefix, name) for name in own if name not in defaults]
+        found |= {joined(prefix, name): initializer for name, initializer in defaults.items()}
     if unknown:
         raise ValueError(
             f"parameters {', '.join(sorted(unknown))} belong to no layer of torch; expected rules for them"
@@ -114,10 +115,6 @@ def default_rules(module: nn.Module) -> Rules:
     return Rules(
         tuple(_grouped(found, [name for name, _ in module.named_parameters(remove_duplicate=False)]))
     )
-
-
-def _joined(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
 
 
 def _grouped(found: Mapping[str, Initializer], names: list[str]) -> Iterator[Rule]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from initium.recording.tape.tape import Region
@@ -21,8 +22,8 @@ def box_in(tensor: Region, part: Region) -> Bounds | None:
         return None
     rest = part.offset - tensor.offset
     steps = [(s, n) for s, n in zip(part.strides, part.shape, strict=True) if n != 1]
-    extents = dict(steps)
-    if len(extents) != len(steps):
+    counts = dict(steps)
+    if len(counts) != len(steps):
         return None  # its elements overlap
     bounds: dict[int, tuple[int, int]] = {}
     # From the axis with the largest step on, the offset has one digit per axis.
@@ -30,11 +31,11 @@ def box_in(tensor: Region, part: Region) -> Bounds | None:
     for axis in axes:
         step, extent = tensor.strides[axis], tensor.shape[axis]
         first, rest = (rest // step, rest % step) if extent != 1 and step else (0, rest)
-        count = extents.pop(step, 1) if extent != 1 else 1
+        count = counts.pop(step, 1) if extent != 1 else 1
         if first + count > extent:
             return None
         bounds[axis] = (first, first + count)
-    if rest or extents:
+    if rest or counts:
         return None
     return tuple(bounds[axis] for axis in range(len(tensor.shape)))
 
@@ -46,10 +47,7 @@ def extents(box: Bounds) -> tuple[int, ...]:
 
 def size_of(box: Bounds) -> int:
     """Return the number of elements of a box."""
-    size = 1
-    for first, end in box:
-        size *= end - first
-    return size
+    return math.prod(extents(box))
 
 
 def disjoint(boxes: Sequence[Bounds]) -> list[list[Bounds]]:

@@ -295,8 +295,6 @@ def _needs_values(func: Any) -> bool:
     return torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
 
 
-#: Methods that hand values to Python or NumPy, without an operation that a mode sees.
-_READS = frozenset((Tensor.tolist,))
 #: Methods that share the memory of a tensor with NumPy.
 _SHARES = frozenset(getattr(Tensor, name) for name in ("numpy", "__array__"))
 
@@ -460,7 +458,7 @@ _ANSWERS: dict[Any, _Answer] = {
     Tensor.data_ptr: _address,
     Tensor.untyped_storage: _storage,
     **dict.fromkeys((torch.tensor, torch.as_tensor, torch.asarray), _from_data),
-    **dict.fromkeys(_READS, _values),
+    Tensor.tolist: _values,
     **dict.fromkeys(_SHARES, _shared),
 }
 

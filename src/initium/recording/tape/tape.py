@@ -6,6 +6,7 @@ is a `Region` of a storage, and an operation is a `Step` that reads and writes r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -58,10 +59,7 @@ class Region(NamedTuple):
     @property
     def size(self) -> int:
         """Number of elements."""
-        size = 1
-        for extent in self.shape:
-            size *= extent
-        return size
+        return math.prod(self.shape)
 
     @property
     def is_dense(self) -> bool:
@@ -209,19 +207,11 @@ class Tape:
         """Record that an initializer draws a tensor."""
         self.append(Step(DRAW, (initializer,), {}, (), (self.region(tensor),), ()))
 
-    def slice(self, region: Region, end: int | None = None) -> list[int]:
-        """Return the positions of the steps that decide the values of a region, in order.
-
-        Parameters
-        ----------
-        region
-            The region.
-        end
-            Position before which to look. Default: the end of the tape.
-        """
+    def slice(self, region: Region) -> list[int]:
+        """Return the positions of the steps that decide the values of a region, in order."""
         found: set[int] = set()
         seen: set[tuple[int, int]] = set()
-        waiting = [(region.storage, len(self.steps) if end is None else end)]
+        waiting = [(region.storage, len(self.steps))]
         while waiting:
             storage, before = looked_at = waiting.pop()
             if looked_at in seen:
